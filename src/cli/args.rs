@@ -16,6 +16,7 @@ use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
 use super::results::ResultsArgs;
+use super::retry::RetryArgs;
 use super::run::RunArgs;
 use super::status::StatusArgs;
 use super::suggest::SuggestArgs;
@@ -38,7 +39,8 @@ Examples:
   ablate run exp.toml --set vars.lr=1e-5,2e-5     sweep a key
   ablate why exp.toml dpo                         show every change since the last result, with its line
 
-Exit codes: 0 success, 1 a stage failed or the result could not be written, 2 wrong input, 130 interrupted.")]
+Exit codes: 0 success, 1 a stage failed or the result could not be written, 2 wrong input, 75 a stage waits for its \
+endpoint (`run --detach`), 130 interrupted.")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -52,7 +54,7 @@ pub(super) struct Global {
     /// Folder of the store [default: cache].
     #[arg(long, global = true, env = "ABLATE_STORE", value_name = "DIR")]
     pub(super) store: Option<PathBuf>,
-    /// Print one JSON document (for `run`: one JSON line per event) on stdout.
+    /// Print one JSON document (for `run` and `retry`: one JSON line per event) on stdout.
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Print more (-v: notes of stages; -vv: debug log). `ABLATE_LOG` sets a filter such as `ablate=debug`.
@@ -126,7 +128,7 @@ impl Scope {
 
     pub(super) fn selection(&self) -> Selection {
         let targets = self.more.iter().filter(|text| !is_file(text)).chain(&self.until);
-        Selection { until: targets.cloned().collect(), only: self.only.clone() }
+        Selection { until: targets.cloned().collect(), only: self.only.clone(), ..Selection::default() }
     }
 }
 
@@ -145,9 +147,19 @@ Examples:
   ablate run studies/*.toml                several experiments; equal stages run once
   ablate run exp.toml --force rollouts     run this stage again although it is fresh
   ablate run exp.toml --jobs 1 --fail-fast one stage at a time, stop at the first failure
+  ablate run exp.toml --detach             do not wait for batches of requests; run the same command again later
 
 Ctrl-C stops the stages and keeps their checkpoints. The same command resumes them.")]
     Run(RunArgs),
+    /// Request replies of an endpoint without a usable text again, then run what depends on them.
+    #[command(after_help = "\
+Examples:
+  ablate retry exp.toml teach --bad                   every bad reply of `teach`
+  ablate retry exp.toml teach --bad empty,filtered    only replies of these kinds
+  ablate retry exp.toml 'judge@model=dpo' --bad --until judge
+
+Other replies come from the store and cost nothing. `ablate ls --replies` counts the bad replies.")]
+    Retry(RetryArgs),
     /// Show what would run, and why. Runs nothing.
     #[command(after_help = "\
 Examples:
@@ -230,8 +242,11 @@ Examples:
 The experiment needs an axis with `simplex`. The output includes the leave-one-out prediction error of each measured \
 ratio.")]
     Suggest(SuggestArgs),
-    /// List the instances of an experiment with their state.
-    #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
+    /// List the instances of an experiment with their state, or the stored replies of endpoints.
+    #[command(after_help = "\
+Examples:
+  ablate ls exp.toml --json
+  ablate ls --replies                      number, tokens and cost of the replies by model")]
     Ls(LsArgs),
     /// Show one instance: its manifest, outputs, summary and provenance.
     #[command(after_help = "Example:\n  ablate show exp.toml sft@mix=both")]
@@ -242,13 +257,15 @@ ratio.")]
     /// Check the hash of every object of the store, and quarantine damaged objects.
     #[command(after_help = "Example:\n  ablate verify --json")]
     Verify,
-    /// Remove results that no experiment, no recent run and no pin uses.
+    /// Remove results that no experiment, no recent run and no pin uses. Replies of endpoints are kept.
     #[command(after_help = "\
 Examples:
   ablate gc --dry-run                      show what would be removed, and interrupted stages
   ablate gc --keep-runs 20
   ablate gc --keep-interrupted 0           remove interrupted stages too; they start again from the beginning
-  ablate gc --max-size 200GB --max-age 90  remove the oldest results too, except pinned ones")]
+  ablate gc --max-size 200GB --max-age 90  remove the oldest results too, except pinned ones
+  ablate gc --replies --dry-run            show what the stored replies of endpoints cost
+  ablate gc --replies --max-age 180        delete replies older than 180 days, and nothing else")]
     Gc(GcArgs),
     /// Forget results of an experiment, or of some of its instances. `gc` then frees their space.
     #[command(after_help = "\

@@ -1,16 +1,18 @@
-//! `gc`: removes results that nothing needs any more.
+//! `gc`: removes results that nothing needs any more, or stored replies of endpoints.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use super::args::Global;
-use super::format::human_bytes;
+use super::format::{counted, human_bytes};
+use super::replies;
 use super::session::open_existing_store;
 use super::shell::Shell;
 use super::value_parsers::{SECONDS_PER_DAY, bytes, days};
-use ablate_store::{GcReport, GcRules, InterruptedStage};
+use ablate_store::{GcReport, GcRules, InterruptedStage, Replies};
 
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
@@ -24,23 +26,52 @@ pub(super) struct GcArgs {
     /// removes them now.
     #[arg(long, value_name = "DAYS", default_value = "14", value_parser = days, allow_negative_numbers = true)]
     keep_interrupted: Duration,
-    /// Remove results that were neither made nor used within this many days, except pinned ones.
+    /// Remove results that were neither made nor used within this many days, except pinned ones. With `--replies`: delete
+    /// only replies that are older.
     #[arg(long, value_name = "DAYS", value_parser = days, allow_negative_numbers = true)]
     max_age: Option<Duration>,
     /// Remove the oldest results until the rest fits into this size (`500MB`, `20GiB`), except pinned ones.
     #[arg(long, value_name = "SIZE", value_parser = bytes, allow_negative_numbers = true)]
     max_size: Option<u64>,
+    /// Delete the stored replies of endpoints, and nothing else. A stage that needs one requests it again.
+    #[arg(long, conflicts_with_all = ["keep_runs", "keep_interrupted", "max_size"])]
+    replies: bool,
+}
+
+/// What `gc` prints with `--json`.
+#[derive(Serialize)]
+struct GcJson<'a> {
+    #[serde(flatten)]
+    report: &'a GcReport,
+    /// Number of stored replies of endpoints, which are kept; `None` if they cannot be read.
+    replies: Option<u64>,
 }
 
 pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<()> {
+    let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size, replies } =
+        *arguments;
+    if replies {
+        return replies::delete(shell, global, age, dry_run);
+    }
     let store = open_existing_store(global)?;
-    let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size } = *arguments;
     let rules = GcRules { runs, interrupted, age, size };
     let report = store.gc(&store.gc_roots(&rules)?, dry_run)?;
+    let replies = match Replies::open(&store.replies_path()).totals() {
+        Ok(totals) => Some(replies::sum(&totals)),
+        Err(error) => {
+            shell.warning(&format!("the stored replies cannot be counted: {error:#}"));
+            None
+        }
+    };
     if shell.json {
-        return shell.json(&report);
+        return shell.json(&GcJson { report: &report, replies: replies.map(|replies| replies.replies) });
     }
-    shell.result(&render_report(&report, arguments));
+    let mut text = render_report(&report, arguments);
+    if let Some(replies) = replies.filter(|replies| replies.replies > 0) {
+        let (count, size) = (counted(replies.replies, "reply", "replies"), human_bytes(replies.bytes));
+        text.push_str(&format!("kept {count} of endpoints, {size} (`ablate gc --replies` deletes them)\n"));
+    }
+    shell.result(&text);
     Ok(())
 }
 

@@ -1,23 +1,31 @@
-//! `ls`: lists the instances of an experiment with their state.
+//! `ls`: lists the instances of an experiment with their state, or the stored replies of endpoints.
 
 use anyhow::Result;
 use clap::Args;
 
 use super::args::{ExperimentArgs, Global, Targets};
 use super::format::human_bytes;
+use super::replies;
 use super::session::{Need, Session};
 use super::shell::Shell;
 
 #[derive(Debug, Args)]
+// A changed argument moves to the end, so both get their place again.
+#[command(mut_arg("file", |file| file.index(1).required(false).required_unless_present("replies")))]
+#[command(mut_arg("targets", |targets| targets.index(2)))]
 pub(super) struct LsArgs {
     #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
+    pub(super) experiment: Option<ExperimentArgs>,
     #[command(flatten)]
     pub(super) targets: Targets,
+    /// List the stored replies of endpoints instead, by model and address: their number, bad ones, tokens and cost.
+    #[arg(long, conflicts_with_all = ["file", "overrides", "targets"])]
+    pub(super) replies: bool,
 }
 
 pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<()> {
-    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
+    let Some(experiment) = &arguments.experiment else { return replies::list(shell, global) };
+    let session = Session::read(global, experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = session.query(&plan).list();

@@ -16,8 +16,11 @@ mod new;
 mod pin;
 mod plan;
 mod progress;
+mod replies;
 mod report;
+mod request_estimates;
 mod results;
+mod retry;
 mod run;
 mod schema;
 mod session;
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
     let done = |result: anyhow::Result<()>| result.map(|()| SUCCESS);
     let result = match &cli.command {
         Command::Run(arguments) => run::run(shell, global, arguments),
+        Command::Retry(arguments) => retry::retry(shell, global, arguments),
         Command::Plan(arguments) => done(plan::plan(shell, global, arguments)),
         Command::Why(arguments) => done(why::why(shell, global, arguments)),
         Command::Status(arguments) => done(status::status(shell, global, arguments)),

@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{ExperimentArgs, Global, Scope};
 use super::inspect;
+use super::request_estimates::{RequestEstimates, RequestTotal};
 use super::session::{Need, Session};
 use super::shell::Shell;
 use super::why::notes;
 use ablate_core::base::Hash;
-use ablate_core::stage::ArtifactKind;
+use ablate_core::stage::{ArtifactKind, RequestEstimate};
+use ablate_engine::query::InstanceSummary;
 use ablate_engine::{self, Plan, PlanState};
 use ablate_experiment::{DedupStats, Instance, InstanceId};
 
@@ -61,6 +64,8 @@ struct Totals {
     /// Sum of the instances of each experiment.
     instances: usize,
     trainings: usize,
+    /// Requests to endpoints of each experiment.
+    requests: RequestTotal,
     /// Distinct instances of all experiments, and whether each is a training run.
     distinct: BTreeMap<Hash, bool>,
     started: bool,
@@ -81,8 +86,12 @@ impl Totals {
     fn render(&self, files: usize) -> String {
         let shared = self.distinct.len();
         let trainings = self.distinct.values().filter(|training| **training).count();
+        let mut requests = String::new();
+        if !self.requests.is_empty() {
+            requests = format!("\nall requests to endpoints: {}", self.requests.render());
+        }
         format!(
-            "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}",
+            "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}{requests}",
             self.points,
             stage_runs(shared, self.instances_without_sharing),
             self.instances,
@@ -93,7 +102,7 @@ impl Totals {
     fn json(&self) -> Value {
         json!({
             "points": self.points, "instances_alone": self.instances_without_sharing, "instances_apart": self.instances,
-            "instances": self.distinct.len(), "trainings": self.trainings,
+            "instances": self.distinct.len(), "trainings": self.trainings, "requests": self.requests,
             "different_trainings": self.distinct.values().filter(|training| **training).count(),
         })
     }
@@ -128,6 +137,16 @@ fn stage_runs(runs: usize, unshared: Option<usize>) -> String {
     instead_of(runs, "stage run", unshared) + why
 }
 
+/// An instance with `--json`.
+#[derive(Serialize)]
+struct PlannedInstance<'a> {
+    #[serde(flatten)]
+    summary: &'a InstanceSummary,
+    /// The requests to an endpoint that it would send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests: Option<&'a RequestEstimate>,
+}
+
 /// Prints the plan of one experiment. With `--json` returns it instead.
 fn plan_one(
     shell: Shell,
@@ -141,9 +160,6 @@ fn plan_one(
     let session = Session::read(global, experiment, need)?;
     let chosen = session.chosen(&arguments.scope.selection())?;
     let dedup = session.expansion.dedup_stats(&chosen);
-    if let Some(totals) = totals {
-        totals.add(&session, &chosen, dedup);
-    }
     let selected: Vec<InstanceId> = chosen.iter().copied().collect();
     let plan = session.plan()?;
     let not_fresh = selected.iter().copied().filter(|id| !matches!(plan.get(*id).state, PlanState::Fresh));
@@ -152,15 +168,23 @@ fn plan_one(
     if must + may > 0 {
         inspect::report_budgets(shell, experiment, &session)?;
     }
+    let requests = RequestEstimates::new(shell, &session, &plan, &selected);
+    if let Some(totals) = totals {
+        totals.add(&session, &chosen, dedup);
+        totals.requests.merge(&requests.total);
+    }
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
         let listed = session.query(&plan).list();
-        let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
+        let planned =
+            |id: &InstanceId| PlannedInstance { summary: &listed[id.0], requests: requests.instances.get(id) };
+        let instances: Vec<PlannedInstance> = selected.iter().map(planned).collect();
         return Ok(Some(json!({
             "experiment": session.experiment.name,
             "fresh": fresh, "must_run": must, "may_run": may,
             "points": dedup.results, "instances_alone": dedup.without_dedup, "trainings": trainings(&session, &chosen),
             "seconds_saved": saved,
+            "requests": requests.json(),
             "instances": instances,
         })));
     }
@@ -207,6 +231,8 @@ fn plan_one(
     if fresh > 0 {
         text.push_str(&format!(" (saves {saved:.0} s)"));
     }
+    text.push('\n');
+    text.push_str(&requests.render());
     shell.result(&text);
     Ok(None)
 }

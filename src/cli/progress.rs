@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::format::{request_details, short_number};
 use super::shell::Shell;
 use ablate_core::base::StageEvent;
 use ablate_core::base::escape::{escape_controls, escape_line, indented};
@@ -35,7 +36,11 @@ struct State {
 struct Running {
     /// Hidden without a terminal, but still used to estimate the remaining time.
     bar: ProgressBar,
+    begun: Instant,
+    /// When the last plain line was printed.
     last_line: Instant,
+    /// Whether the stage has reported progress.
+    has_progress: bool,
 }
 
 impl ProgressDisplay {
@@ -118,7 +123,9 @@ impl Observer for ProgressDisplay {
             bar.set_prefix(escape_line(&instance.name).into_owned());
             bar.enable_steady_tick(Duration::from_millis(250));
         }
-        state.running.insert(id, Running { bar, last_line: Instant::now() });
+        state
+            .running
+            .insert(id, Running { bar, begun: Instant::now(), last_line: Instant::now(), has_progress: false });
     }
 
     fn waits(&self, _id: InstanceId, instance: &Instance, why: &str) {
@@ -137,21 +144,30 @@ impl Observer for ProgressDisplay {
         let mut state = self.state.borrow_mut();
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
-            StageEvent::Progress { done, total, unit, loss, tokens_per_second, requests: _ } => {
+            StageEvent::Progress { done, total, unit, loss, tokens_per_second, requests } => {
                 let mut details = Vec::new();
                 details.extend(loss.map(|loss| format!("loss {loss:.4}")));
-                details.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
+                details.extend(tokens_per_second.map(|rate| format!("{} tok/s", short_number(rate))));
+                let seconds = running.begun.elapsed().as_secs_f64();
+                details.extend(requests.iter().flat_map(|requests| request_details(requests, seconds)));
                 running.bar.set_length(*total);
                 running.bar.set_position(*done);
+                // What an earlier attempt did is not part of the speed of this one.
+                if !std::mem::replace(&mut running.has_progress, true) {
+                    running.bar.reset_eta();
+                }
                 running.bar.set_style(style(&bar_template(unit)));
                 running.bar.set_message(details.join("  "));
                 if !self.shell.live && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
-                    let left = indicatif::HumanDuration(running.bar.eta());
-                    details.push(format!("about {left} left"));
+                    let left = running.bar.eta();
+                    if !left.is_zero() {
+                        details.push(format!("about {} left", indicatif::HumanDuration(left)));
+                    }
+                    details.insert(0, format!("{done}/{total} {unit}"));
                     let details = details.join(", ");
                     drop(state);
-                    self.line(&format!("      {} {done}/{total} {unit}, {details}", instance.name));
+                    self.line(&format!("      {} {details}", instance.name));
                 }
             }
             StageEvent::Note { text } => {
@@ -169,7 +185,7 @@ impl Observer for ProgressDisplay {
                 let text = indented(text, "        ");
                 self.labeled_line("33", "warn ", &format!(" {}: {text}", instance.name));
             }
-            StageEvent::Done { .. } | StageEvent::Failed { .. } => {}
+            StageEvent::Done { .. } | StageEvent::Detached { .. } | StageEvent::Failed { .. } => {}
         }
     }
 
@@ -200,6 +216,9 @@ impl Observer for ProgressDisplay {
                 skipped.entry(because.clone()).or_default().push((instance.stage.clone(), instance.name.clone()));
             }
             Outcome::Interrupted => self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name)),
+            Outcome::Detached { waits_for } => {
+                self.labeled_line("33", "wait ", &format!(" {time}  {}: {waits_for}", instance.name));
+            }
         }
     }
 
@@ -234,10 +253,6 @@ fn group_by_stage(instances: &[SkippedInstance]) -> String {
 
 fn stages(count: usize) -> String {
     format!("{count} stage{}", if count == 1 { "" } else { "s" })
-}
-
-fn thousands(rate: f64) -> String {
-    if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
 }
 
 /// The template of a stage's bar. The unit comes from the stage and may contain braces.

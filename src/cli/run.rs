@@ -1,5 +1,6 @@
 //! `run`: runs the stages of experiments that are not fresh, then prints the reports.
 
+use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,58 +19,98 @@ use super::shell::Shell;
 use super::value_parsers::{at_least_one, gpu, seconds};
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_core::stage::Pool;
-use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
+use ablate_engine::{self, DETACHED, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
 use ablate_experiment::Settings;
 use ablate_nn::device::{Device, DeviceChoice, listed};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
+    experiment: ExperimentArgs,
     #[command(flatten)]
-    pub(super) scope: Scope,
+    scope: Scope,
+    /// Run this stage or instance again although it is fresh. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    force: Vec<String>,
+    #[command(flatten)]
+    execution: ExecutionArgs,
+}
+
+/// Options of the commands that run stages.
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
+#[derive(Debug, Args)]
+pub(super) struct ExecutionArgs {
     /// Number of stages that run at the same time [default: the number of cores].
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
-    pub(super) jobs: Option<usize>,
+    jobs: Option<usize>,
     /// Threads per stage [default: the cores, shared by the running stages]. Does not change results.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub(super) threads: Option<usize>,
+    threads: Option<usize>,
     /// `auto` (all GPUs, or the CPU if there are none), `cpu`, or `cuda:0,cuda:1` [default: the experiment's
     /// setting].
     #[arg(long, value_name = "DEVICE")]
-    pub(super) device: Option<String>,
+    device: Option<String>,
     /// After a failure, continue with every stage that does not depend on it. This is the default.
     #[arg(short, long, conflicts_with = "fail_fast")]
-    pub(super) keep_going: bool,
+    keep_going: bool,
     /// Start no more stages after the first failure.
     #[arg(long)]
-    pub(super) fail_fast: bool,
+    fail_fast: bool,
     /// Retry a failed stage up to N times. Wrong input is not retried.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) retries: u32,
+    retries: u32,
     /// Time limit of an attempt in seconds, for stages without their own limit.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub(super) timeout: Option<Duration>,
+    timeout: Option<Duration>,
     /// GPUs, by number or UUID, for the stages of the pool `gpu`. Each stage gets one.
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
-    pub(super) gpus: Vec<String>,
-    /// Run this stage or instance again although it is fresh. Repeatable.
-    #[arg(long, value_name = "TARGET")]
-    pub(super) force: Vec<String>,
+    gpus: Vec<String>,
+    /// End stages whose endpoint works on a batch of requests for hours, instead of waiting. The same command continues
+    /// them. The exit code is then 75.
+    #[arg(long)]
+    detach: bool,
     /// Read external inputs again, whatever their time and size.
     #[arg(long)]
-    pub(super) rehash: bool,
+    rehash: bool,
     /// Folder for links to the outputs.
     #[arg(long, value_name = "DIR", default_value = "out")]
-    pub(super) out: PathBuf,
+    out: PathBuf,
+}
+
+/// The stages that a command runs.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub(super) selection: Selection,
+    /// Stages or instances that run although they are fresh.
+    pub(super) force: Vec<String>,
+    /// The bad replies that these request again.
+    pub(super) retry: BTreeSet<String>,
 }
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
+    let experiments = arguments.scope.experiments(&arguments.experiment);
+    let (selection, force) = (arguments.scope.selection(), arguments.force.clone());
+    run_experiments(
+        shell,
+        global,
+        &experiments,
+        &Choice { selection, force, ..Choice::default() },
+        &arguments.execution,
+    )
+}
+
+/// Runs experiments one after another and prints their reports.
+pub(super) fn run_experiments(
+    shell: Shell,
+    global: &Global,
+    experiments: &[ExperimentArgs],
+    choice: &Choice,
+    arguments: &ExecutionArgs,
+) -> Result<u8> {
     // Programs of stages run as the same user, and this environment may hold secrets.
     ablate_engine::environment::hide_memory();
     let executor = Arc::new(ProcessExecutor::current()?);
     let interrupt = signals::listen(executor.clone())?;
-    let experiments = arguments.scope.experiments(&arguments.experiment);
     // Check all files first, so that an error in the last file is reported immediately.
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
@@ -81,99 +122,113 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
             return Ok(WRONG_INPUT);
         }
     }
+    let runner = Runner { shell, global, choice, arguments, executor, interrupt };
     let mut worst = SUCCESS;
-    for experiment in &experiments {
+    for experiment in experiments {
         if experiments.len() > 1 {
             shell.status(&format!("\n{}", experiment.file.display()));
         }
-        let code = run_one(shell, global, experiment, arguments, &executor, &interrupt)?;
-        worst = worst.max(code);
-        if interrupt.load(Ordering::SeqCst) || (code != SUCCESS && arguments.fail_fast) {
+        let code = runner.run(experiment)?;
+        worst = std::cmp::max_by_key(worst, code, |code| severity(*code));
+        if runner.interrupt.load(Ordering::SeqCst) || (severity(code) > severity(DETACHED) && arguments.fail_fast) {
             break;
         }
     }
     Ok(worst)
 }
 
-/// Runs one experiment and prints its reports.
-fn run_one(
+/// The order of exit codes: the worst one of several experiments is that of the command.
+fn severity(code: u8) -> (bool, u8) {
+    (code != SUCCESS && code != DETACHED, code)
+}
+
+/// What the runs of several experiments share.
+struct Runner<'a> {
     shell: Shell,
-    global: &Global,
-    experiment: &ExperimentArgs,
-    arguments: &RunArgs,
-    executor: &Arc<ProcessExecutor>,
-    interrupt: &Arc<AtomicBool>,
-) -> Result<u8> {
-    // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
-    let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
-    let settings = &session.experiment.settings;
-    let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
-    let (device, gpus) = devices(models, arguments, settings)?;
-    if arguments.rehash {
-        session.store.clear_memo();
-    }
-    let cores = available_parallelism().map_or(1, usize::from);
-    let slots = settings.jobs.or(settings.pools.get("cpu").copied());
-    let selection = arguments.scope.selection();
-    let options = RunOptions {
-        jobs: arguments.jobs.or(slots).unwrap_or(cores),
-        threads: arguments.threads,
-        teachers: settings.pools.get("teacher").copied().unwrap_or(4),
-        pools: settings.pools.clone(),
-        gpus,
-        retries: arguments.retries,
-        time: arguments.timeout,
-        keep_going: !arguments.fail_fast,
-        force: arguments.force.clone(),
-        selection: selection.clone(),
-        device,
-        interrupt: interrupt.clone(),
-        out: Some(arguments.out.clone()),
-        noop_cache: Some(session.noop_cache.clone()),
-        as_written: experiment.overrides.is_empty(),
-        command: std::env::args().collect(),
-        ..RunOptions::new(executor.clone())
-    };
-    if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
-        shell.status(&format!(
-            "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
-             help: change one `name`, or use another `--out`",
-            other.display(),
-            session.experiment.name,
-            arguments.out.join(&session.experiment.name).display(),
-        ));
-    }
-    let display = ProgressDisplay::new(shell);
-    let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
-    for failure in report.failures() {
-        shell.error(&failure.to_string());
-    }
-    // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
-    // stages were fresh.
-    let mut code = report.exit_code();
-    if code == SUCCESS && !shell.json && session.has_reports {
-        let file = session.experiment.path.display();
-        if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
-            shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
-        } else if selection.until.is_empty() && selection.only.is_empty() {
-            let printed = Session::open(global, experiment, Need::All).and_then(|session| {
-                let folder = arguments.out.join(&session.experiment.name);
-                report::print(shell, &session, &folder, Some(&report), None)
-            });
-            if let Err(error) = printed {
-                let context = format!("the report failed; the results are stored: try `ablate report {file}`");
-                print_error(shell, &error.context(context));
-                code = WRONG_INPUT;
+    global: &'a Global,
+    choice: &'a Choice,
+    arguments: &'a ExecutionArgs,
+    executor: Arc<ProcessExecutor>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Runner<'_> {
+    /// Runs one experiment and prints its reports.
+    fn run(&self, experiment: &ExperimentArgs) -> Result<u8> {
+        let Runner { shell, global, choice, arguments, executor, interrupt } = self;
+        let (shell, selection) = (*shell, &choice.selection);
+        // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
+        let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
+        let settings = &session.experiment.settings;
+        let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
+        let (device, gpus) = devices(models, arguments, settings)?;
+        if arguments.rehash {
+            session.store.clear_memo();
+        }
+        let cores = available_parallelism().map_or(1, usize::from);
+        let slots = settings.jobs.or(settings.pools.get("cpu").copied());
+        let options = RunOptions {
+            jobs: arguments.jobs.or(slots).unwrap_or(cores),
+            threads: arguments.threads,
+            teachers: settings.pools.get("teacher").copied().unwrap_or(4),
+            pools: settings.pools.clone(),
+            gpus,
+            retries: arguments.retries,
+            time: arguments.timeout,
+            keep_going: !arguments.fail_fast,
+            force: choice.force.clone(),
+            retry: choice.retry.clone(),
+            detach: arguments.detach,
+            selection: selection.clone(),
+            device,
+            interrupt: interrupt.clone(),
+            out: Some(arguments.out.clone()),
+            noop_cache: Some(session.noop_cache.clone()),
+            as_written: experiment.overrides.is_empty(),
+            command: std::env::args().collect(),
+            ..RunOptions::new(executor.clone())
+        };
+        if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
+            shell.status(&format!(
+                "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
+                 help: change one `name`, or use another `--out`",
+                other.display(),
+                session.experiment.name,
+                arguments.out.join(&session.experiment.name).display(),
+            ));
+        }
+        let display = ProgressDisplay::new(shell);
+        let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
+        for failure in report.failures() {
+            shell.error(&failure.to_string());
+        }
+        // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
+        // stages were fresh.
+        let mut code = report.exit_code();
+        if code == SUCCESS && !shell.json && session.has_reports {
+            let file = session.experiment.path.display();
+            if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+                shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
+            } else if selection.until.is_empty() && selection.only.is_empty() && selection.downstream_of.is_empty() {
+                let printed = Session::open(global, experiment, Need::All).and_then(|session| {
+                    let folder = arguments.out.join(&session.experiment.name);
+                    report::print(shell, &session, &folder, Some(&report), None)
+                });
+                if let Err(error) = printed {
+                    let context = format!("the report failed; the results are stored: try `ablate report {file}`");
+                    print_error(shell, &error.context(context));
+                    code = WRONG_INPUT;
+                }
             }
         }
+        shell.status(&summary(&report));
+        Ok(code)
     }
-    shell.status(&summary(&report));
-    Ok(code)
 }
 
 /// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same
 /// ones. Without models the driver is not queried.
-fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
+fn devices(models: bool, arguments: &ExecutionArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
     let requested = arguments.device.as_deref().unwrap_or(&settings.device);
     let max_gpus = settings.pools.get("gpu").copied();
     let gpus = &arguments.gpus;
@@ -200,19 +255,86 @@ fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(St
     Ok((listed(&devices), Vec::new()))
 }
 
-/// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the run was
-/// interrupted.
+/// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same
+/// command continues.
 fn summary(report: &RunReport) -> String {
+    let detached = report.count(|outcome| matches!(outcome, Outcome::Detached { .. }));
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
         (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),
         (report.count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
         (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),
         (report.count(|outcome| *outcome == Outcome::Interrupted), "interrupted"),
+        (detached, if detached == 1 { "waits for its endpoint" } else { "wait for their endpoints" }),
     ];
     let counted = counted.iter().filter(|(count, _)| *count > 0);
     let words: Vec<String> = counted.map(|(count, word)| format!("{count} {word}")).collect();
     let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
-    let help = if report.interrupted { "\nhelp: run the same command again to resume" } else { "" };
+    let help = match (report.interrupted, detached) {
+        (true, _) => "\nhelp: run the same command again to resume",
+        (false, 1..) => "\nhelp: run the same command again to continue when the endpoint has answered",
+        (false, 0) => "",
+    };
     format!("{words} in {:.1} s{help}", report.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ablate_engine::InstanceReport;
+    use ablate_experiment::InstanceId;
+    use expect_test::expect;
+
+    fn report(outcomes: &[Outcome]) -> RunReport {
+        let instance = |outcome: &Outcome| InstanceReport {
+            id: InstanceId(0),
+            name: "a".to_string(),
+            outcome: outcome.clone(),
+            seconds: 0.0,
+            fingerprint: None,
+            reasons: Vec::new(),
+        };
+        RunReport {
+            run: String::new(),
+            folder: None,
+            experiment: String::new(),
+            command: Vec::new(),
+            started: String::new(),
+            seconds: 2.0,
+            interrupted: outcomes.contains(&Outcome::Interrupted),
+            ended: true,
+            selected: outcomes.len(),
+            fresh: 0,
+            instances: outcomes.iter().map(instance).collect(),
+        }
+    }
+
+    #[test]
+    fn summary_says_how_to_continue() {
+        let waits = || Outcome::Detached { waits_for: "batch 7".to_string() };
+        let skipped = Outcome::Skipped { because: "`a` waits for its endpoint".to_string() };
+        let reports = [
+            report(&[Outcome::Ran, waits(), skipped]),
+            report(&[waits(), waits()]),
+            report(&[Outcome::Interrupted, waits()]),
+            report(&[]),
+        ];
+        expect![[r#"
+            1 ran, 1 skipped, 1 waits for its endpoint in 2.0 s
+            help: run the same command again to continue when the endpoint has answered
+            2 wait for their endpoints in 2.0 s
+            help: run the same command again to continue when the endpoint has answered
+            1 interrupted, 1 waits for its endpoint in 2.0 s
+            help: run the same command again to resume
+            nothing to do in 2.0 s"#]]
+        .assert_eq(&reports.each_ref().map(summary).join("\n"));
+        assert_eq!(reports.map(|report| report.exit_code()), [75, 75, 130, 0]);
+    }
+
+    #[test]
+    fn a_failure_is_worse_than_waiting_for_an_endpoint() {
+        let mut codes = [130, DETACHED, 2, SUCCESS, 1];
+        codes.sort_by_key(|code| severity(*code));
+        assert_eq!(codes, [SUCCESS, DETACHED, 1, 2, 130]);
+    }
 }

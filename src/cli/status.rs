@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::args::Global;
-use super::format::duration;
+use super::format::{duration, request_details};
 use super::session::open_existing_store;
 use super::shell::Shell;
-use ablate_engine::history::{self, RunPhase, RunningInstance, Status};
+use ablate_engine::history::{self, RunPhase, RunningInstance, Status, WaitingInstance};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -60,6 +60,8 @@ fn render(status: &Status) -> String {
     text.push_str(&format!("  {of}: {}\n", if counts.is_empty() { "none yet".to_string() } else { counts.join(", ") }));
     text.push_str(&list("running", &status.running, render_running));
     text.push_str(&list("waiting", &status.waiting, |waiting| format!("{}: {}", waiting.instance, waiting.why)));
+    let detached = |waiting: &WaitingInstance| format!("{}: waits for its endpoint, {}", waiting.instance, waiting.why);
+    text.push_str(&list("detached", &status.detached, detached));
     text.push_str(&list("failed", &status.failed, Clone::clone));
     text
 }
@@ -80,6 +82,9 @@ fn render_running(running: &RunningInstance) -> String {
     let mut text = format!("{}, {}", running.instance, duration(running.seconds));
     if let Some((done, total, unit)) = &running.progress {
         text.push_str(&format!(", {done}/{total} {unit}"));
+        for detail in running.requests.iter().flat_map(|requests| request_details(requests, running.seconds)) {
+            text.push_str(&format!(", {detail}"));
+        }
         if *done > 0 && total > done {
             let left = running.seconds / *done as f64 * (total - done) as f64;
             text.push_str(&format!(", about {} left", duration(left)));
@@ -89,4 +94,29 @@ fn render_running(running: &RunningInstance) -> String {
         text.push_str(&format!(", loss {loss:.4}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ablate_core::base::{Money, RequestProgress};
+
+    #[test]
+    fn a_running_stage_shows_its_requests() {
+        let cost = Some(Money { amount: 0.5, currency: "EUR".to_string() });
+        let requests = RequestProgress { received: 20, tokens: 900, cost, ..RequestProgress::default() };
+        let running = RunningInstance {
+            instance: "teach".to_string(),
+            seconds: 10.0,
+            progress: Some((20, 40, "requests".to_string())),
+            loss: None,
+            requests: Some(requests),
+        };
+        assert_eq!(
+            render_running(&running),
+            "teach, 10.0 s, 20/40 requests, 0.50 EUR, 2.0 requests/s, 900 tokens, about 10.0 s left"
+        );
+        let running = RunningInstance { requests: None, ..running };
+        assert_eq!(render_running(&running), "teach, 10.0 s, 20/40 requests, about 10.0 s left");
+    }
 }

@@ -16,6 +16,8 @@ pub enum DirtyReason {
     NeverRun,
     /// Named by `--force`.
     Forced,
+    /// Named by `retry`, which requests these kinds of bad replies again.
+    BadReplies { kinds: Vec<String> },
     /// The stage of this name had another kind.
     KindChanged { old: String, new: String },
     /// The new version of the kind writes different bytes for the same inputs.
@@ -68,6 +70,7 @@ impl DirtyReason {
             DirtyReason::SeedChanged { .. } => "seed",
             DirtyReason::NeverRun
             | DirtyReason::Forced
+            | DirtyReason::BadReplies { .. }
             | DirtyReason::VersionChanged { .. }
             | DirtyReason::ObjectMissing { .. }
             | DirtyReason::ObjectCorrupt { .. }
@@ -86,6 +89,9 @@ impl fmt::Display for DirtyReason {
         match self {
             DirtyReason::NeverRun => f.write_str("it has not run yet"),
             DirtyReason::Forced => f.write_str("it is forced with `--force`"),
+            DirtyReason::BadReplies { kinds } => {
+                write!(f, "its bad replies are requested again: {}", kinds.join(", "))
+            }
             DirtyReason::KindChanged { old, new } => write!(f, "its kind changed from `{old}` to `{new}`"),
             DirtyReason::VersionChanged { kind, old, new } => {
                 write!(f, "version {new} of kind `{kind}` gives different results than version {old}")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::job::{self, Job};
 use super::sandbox::Sandbox;
-use ablate_core::base::{ErrorChain, Progress, StageEvent};
+use ablate_core::base::{Detached, ErrorChain, Progress, StageEvent};
 use ablate_core::stage::{Registry, Summary};
 
 /// How an execution ended.
@@ -17,6 +17,8 @@ pub enum ExecutionResult {
     Failed(ErrorChain),
     /// Stopped on request.
     Interrupted,
+    /// The stage ended although an endpoint still works on its requests: on what.
+    Detached(String),
 }
 
 /// What to execute.
@@ -74,7 +76,10 @@ impl Executor for InProcess {
         };
         match job::perform(job, &self.registry, &SerialEvents(context.events, Mutex::new(()))) {
             Ok(summary) => ExecutionResult::Done(summary),
-            Err(error) => ExecutionResult::Failed(ErrorChain::of(&error)),
+            Err(error) => match Detached::find(&error) {
+                Some(Detached(waits_for)) => ExecutionResult::Detached(waits_for.clone()),
+                None => ExecutionResult::Failed(ErrorChain::of(&error)),
+            },
         }
     }
 }

@@ -9,7 +9,7 @@ use super::dirty::DirtyReason;
 use super::manifest_diff::diff_manifests;
 use super::run_folder::{EventKind, RunEvent, is_alive, read_events, report_path};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Hash, files};
+use ablate_core::base::{Hash, RequestProgress, files};
 use ablate_store::{StageRecord, Store};
 
 /// The part of `run.json` that is read back.
@@ -49,6 +49,8 @@ pub struct Status {
     pub running: Vec<RunningInstance>,
     /// Instances that wait for another run.
     pub waiting: Vec<WaitingInstance>,
+    /// Instances that ended although an endpoint still works on their requests.
+    pub detached: Vec<WaitingInstance>,
     /// Names of the instances that failed.
     pub failed: Vec<String>,
 }
@@ -71,9 +73,12 @@ pub struct RunningInstance {
     /// Done, total and unit.
     pub progress: Option<(u64, u64, String)>,
     pub loss: Option<f64>,
+    /// Its requests to an endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestProgress>,
 }
 
-/// An instance that waits for another run, as of the last event.
+/// An instance that waits for another run or for an endpoint, as of the last event.
 #[derive(Clone, Debug, Serialize)]
 pub struct WaitingInstance {
     pub instance: String,
@@ -135,26 +140,30 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
         outcomes.insert("fresh".to_string(), run.fresh);
     }
     let mut running: BTreeMap<String, (f64, RunningInstance)> = BTreeMap::new();
-    let mut failed = Vec::new();
+    let (mut failed, mut detached) = (Vec::new(), Vec::new());
     let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for RunEvent { seconds, instance, kind } in events {
         match kind {
             EventKind::Waits { why } => drop(waiting.insert(instance, why)),
             EventKind::Started => {
                 waiting.remove(&instance);
-                let new = RunningInstance { instance: instance.clone(), seconds: 0.0, progress: None, loss: None };
+                let name = instance.clone();
+                let new = RunningInstance { instance: name, seconds: 0.0, progress: None, loss: None, requests: None };
                 running.insert(instance, (seconds, new));
             }
-            EventKind::Progress { done, total, unit, loss } => {
+            EventKind::Progress { done, total, unit, loss, requests } => {
                 if let Some((_, running)) = running.get_mut(&instance) {
                     running.progress = Some((done, total, unit));
                     running.loss = loss;
+                    running.requests = requests;
                 }
             }
-            EventKind::Finished { outcome, .. } => {
+            EventKind::Finished { outcome, waits_for, .. } => {
                 waiting.remove(&instance);
                 running.remove(&instance);
-                if outcome == "failed" {
+                if let Some(why) = waits_for {
+                    detached.push(WaitingInstance { instance, why });
+                } else if outcome == "failed" {
                     failed.push(instance);
                 }
                 *outcomes.entry(outcome).or_default() += 1;
@@ -170,7 +179,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
         |(begun, running): (f64, RunningInstance)| RunningInstance { seconds: (elapsed - begun).max(0.0), ..running };
     let running = running.into_values().map(with_age).collect();
     let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
-    Ok(Status { run, state, elapsed, outcomes, running, waiting, failed })
+    Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
 }
 
 /// How an instance differs between two runs.
@@ -227,6 +236,31 @@ fn diff_instance(
 mod tests {
     use super::*;
     use expect_test::expect;
+
+    #[test]
+    fn events_of_earlier_versions_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let run = store.runs_path().join("20260101T120000.001Z-abcd12");
+        let report = r#"{"run": "r", "experiment": "e", "command": [], "started": "", "seconds": 0, "ended": false}"#;
+        files::write_unsynced(&run.join("run.json"), report.as_bytes()).unwrap();
+        let events = [
+            r#"{"at": 1, "instance": "a", "what": "started"}"#,
+            r#"{"at": 2, "instance": "a", "what": "progress", "done": 1, "total": 2, "unit": "rows", "loss": null}"#,
+            r#"{"at": 2, "instance": "b", "what": "started"}"#,
+            r#"{"at": 3, "instance": "b", "what": "progress", "done": 1, "total": 9, "unit": "requests", "loss": null,
+                "requests": {"received": 1, "retries": 0, "bad": 0, "tokens": 20}}"#,
+            r#"{"at": 4, "instance": "c", "what": "finished", "outcome": "ran", "seconds": 1}"#,
+        ];
+        let lines: String = events.iter().map(|event| event.replace('\n', " ") + "\n").collect();
+        files::write_unsynced(&run.join("events"), lines.as_bytes()).unwrap();
+        let status = status(&store, "20260101T120000.001Z-abcd12").unwrap();
+        assert_eq!(status.outcomes, BTreeMap::from([("ran".to_string(), 1)]));
+        let progress: Vec<_> =
+            status.running.iter().map(|one| (one.progress.clone().unwrap().0, &one.requests)).collect();
+        let requests = Some(RequestProgress { received: 1, tokens: 20, ..RequestProgress::default() });
+        assert_eq!(progress, [(1, &None), (1, &requests)]);
+    }
 
     #[test]
     fn a_run_is_found_by_the_start_of_name_or_id() {

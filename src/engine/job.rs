@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::environment;
-use ablate_core::base::{ErrorChain, Hash, Progress, Seed, StageEvent, files};
+use ablate_core::base::{Detached, ErrorChain, Hash, Progress, Seed, StageEvent, files};
 use ablate_core::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use ablate_store::Lock;
 
@@ -94,6 +94,10 @@ pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            if let Some(Detached(waits_for)) = Detached::find(&error) {
+                events.emit(StageEvent::Detached { waits_for: waits_for.clone() });
+                return ExitCode::SUCCESS;
+            }
             events.emit(StageEvent::Failed(ErrorChain::of(&error)));
             ExitCode::FAILURE
         }

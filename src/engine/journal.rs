@@ -81,12 +81,12 @@ impl<'a> Journal<'a> {
     }
 
     pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &StageEvent) {
-        if let StageEvent::Progress { done, total, unit, loss, .. } = event
+        if let StageEvent::Progress { done, total, unit, loss, tokens_per_second: _, requests } = event
             && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_INTERVAL)
         {
             self.progress.insert(id, Instant::now());
-            let unit = unit.clone();
-            self.add_line(instance, EventKind::Progress { done: *done, total: *total, unit, loss: *loss });
+            let (unit, requests) = (unit.clone(), requests.clone());
+            self.add_line(instance, EventKind::Progress { done: *done, total: *total, unit, loss: *loss, requests });
         }
         self.observer.event(id, instance, event);
     }
@@ -115,8 +115,12 @@ impl<'a> Journal<'a> {
             }
         }
         if !planned {
+            let waits_for = match &report.outcome {
+                Outcome::Detached { waits_for } => Some(waits_for.clone()),
+                _ => None,
+            };
             let outcome = report.outcome.name().to_string();
-            self.add_line(instance, EventKind::Finished { outcome, seconds: report.seconds });
+            self.add_line(instance, EventKind::Finished { outcome, seconds: report.seconds, waits_for });
         }
         self.progress.remove(&report.id);
         self.observer.finished(report.id, instance, &report.outcome, report.seconds);
@@ -141,6 +145,9 @@ impl<'a> Journal<'a> {
                 LatestNote { log, failed: true, causes, ..old.clone() }
             }
             (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(relative), ..old.clone() },
+            (_, Outcome::Detached { .. }) => {
+                LatestNote { log: Some(relative), failed: false, causes: Vec::new(), ..old.clone() }
+            }
             _ => return None,
         };
         (note != old).then_some(note)

@@ -10,6 +10,7 @@
 
 pub mod dirty;
 pub mod environment;
+pub mod estimate;
 pub mod executor;
 pub mod graph;
 pub mod history;
@@ -29,6 +30,7 @@ pub mod supervisor;
 pub mod why;
 
 mod capped_log;
+mod input_paths;
 mod journal;
 mod links;
 mod manifest_diff;
@@ -50,6 +52,7 @@ mod workers;
 mod tests;
 
 pub use dirty::DirtyReason;
+pub use estimate::estimate_requests;
 pub use executor::{Executor, InProcess, Work};
 pub use graph::Graph;
 pub use job::{Job, run_job};
@@ -58,7 +61,7 @@ pub use options::RunOptions;
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
 pub use process_executor::ProcessExecutor;
 pub use render_graph::GraphFormat;
-pub use report::{Failure, InstanceReport, Outcome, RunReport};
+pub use report::{DETACHED, Failure, InstanceReport, Outcome, RunReport};
 pub use run::run;
 pub use select::Selection;
 pub use why::{known_differences, stale_upstream, why, why_waiting};

@@ -1,6 +1,6 @@
 //! The options of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +30,10 @@ pub struct RunOptions {
     pub keep_going: bool,
     /// Names of stages or instances that run even if they are fresh.
     pub force: Vec<String>,
+    /// The bad replies ([`ablate_core::stage::BAD_REPLIES`]) that the instances of `force` request again.
+    pub retry: BTreeSet<String>,
+    /// Whether stages may end while an endpoint still works on their requests. The next run continues them.
+    pub detach: bool,
     pub selection: Selection,
     /// The devices of model stages: `cpu`, `cuda:0`, or several as `cuda:0,cuda:1`.
     pub device: String,
@@ -60,6 +64,8 @@ impl RunOptions {
             time: None,
             keep_going: true,
             force: Vec::new(),
+            retry: BTreeSet::new(),
+            detach: false,
             selection: Selection::default(),
             device: "cpu".to_string(),
             executor,

@@ -21,6 +21,8 @@ pub struct PlanOptions {
     pub experiment: ExperimentId,
     /// Instances that run even if they are fresh.
     pub force: BTreeSet<InstanceId>,
+    /// The bad replies that the instances of `force` request again.
+    pub retry: BTreeSet<String>,
     /// Name of the no-op cache in the store.
     pub noop_cache: Option<String>,
     /// Folder of the links to outputs, if a missing link makes an instance take the normal path.
@@ -132,7 +134,8 @@ pub(super) fn classify(
 ) -> Result<PlanEntry> {
     let mut reasons = Vec::new();
     if options.force.contains(&id) {
-        reasons.push(DirtyReason::Forced);
+        let kinds: Vec<String> = options.retry.iter().cloned().collect();
+        reasons.push(if kinds.is_empty() { DirtyReason::Forced } else { DirtyReason::BadReplies { kinds } });
     }
     let mut compared = None;
     let record = store.slim_record(identity.fingerprint);

@@ -150,6 +150,7 @@ fn follow(supervisor: &mut Supervisor, context: &ExecutionContext, events: bool,
         } else if let Ok(event) = serde_json::from_slice(&line) {
             match event {
                 StageEvent::Done { summary } => result = result.or(Some(ExecutionResult::Done(Summary(summary)))),
+                StageEvent::Detached { waits_for } => result = Some(ExecutionResult::Detached(waits_for)),
                 StageEvent::Failed(causes) => result = Some(ExecutionResult::Failed(causes)),
                 event => (context.events)(event),
             }

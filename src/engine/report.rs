@@ -10,6 +10,9 @@ use ablate_core::base::escape::indented;
 use ablate_core::base::{ErrorChain, Hash};
 use ablate_experiment::InstanceId;
 
+/// The exit code of a run that has to be continued when an endpoint has answered: `EX_TEMPFAIL` of BSD.
+pub const DETACHED: u8 = 75;
+
 /// The outcome of an instance in a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
@@ -24,6 +27,11 @@ pub enum Outcome {
     },
     /// Stopped by the user. The next run resumes it.
     Interrupted,
+    /// Ended although an endpoint still works on its requests. The next run continues it.
+    Detached {
+        /// What it waits for.
+        waits_for: String,
+    },
 }
 
 impl Outcome {
@@ -35,6 +43,7 @@ impl Outcome {
             Outcome::Failed(_) => "failed",
             Outcome::Skipped { .. } => "skipped",
             Outcome::Interrupted => "interrupted",
+            Outcome::Detached { .. } => "detached",
         }
     }
 }
@@ -120,15 +129,23 @@ impl RunReport {
         })
     }
 
-    /// 0 if every selected instance is up to date, 130 after an interruption, 2 if wrong input caused every failure,
-    /// else 1.
+    /// 130 after an interruption; 1 after a failure, or 2 if wrong input caused every failure; [`DETACHED`] if an instance
+    /// waits for its endpoint; 0 if every selected instance is up to date.
     pub fn exit_code(&self) -> u8 {
         let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh);
-        match (self.interrupted, self.count(incomplete)) {
-            (true, _) => 130,
-            (false, 0) => 0,
-            (false, _) if self.failures().all(|failure| failure.causes.input) => 2,
-            (false, _) => 1,
+        if self.interrupted {
+            130
+        } else if self.failures().any(|failure| !failure.causes.input) {
+            1
+        } else if self.failures().next().is_some() {
+            2
+        } else if self.count(|outcome| matches!(outcome, Outcome::Detached { .. })) > 0 {
+            DETACHED
+        } else if self.count(incomplete) > 0 {
+            // An instance reads one that is not selected and not up to date.
+            2
+        } else {
+            0
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::identity::ExternalInputs;
 use super::links::OutputLinks;
@@ -16,6 +16,7 @@ use super::run_folder::{alive_path, report_path};
 use super::scheduler::Scheduler;
 use super::select::matching;
 use ablate_core::base::{Hash, files};
+use ablate_core::stage::Pool;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
 use ablate_store::{ExperimentEntry, ExperimentId, Lock, ObjectState, Store, host};
 
@@ -34,9 +35,13 @@ pub fn run(
     let shared = store.lock_shared();
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
+    if !options.retry.is_empty() {
+        check_requests(expansion, &force)?;
+    }
     let plan_options = PlanOptions {
         experiment: experiment.clone(),
         force,
+        retry: options.retry.clone(),
         noop_cache: options.noop_cache.clone(),
         out: options.out.clone(),
     };
@@ -124,6 +129,18 @@ fn verified_plan(
             return Ok(plan);
         }
     }
+}
+
+/// Fails for instances that send no requests to an endpoint, which have no replies to request again.
+fn check_requests(expansion: &Expansion, ids: &BTreeSet<InstanceId>) -> Result<()> {
+    let mut instances = ids.iter().map(|id| expansion.get(*id));
+    if let Some(instance) = instances.find(|instance| instance.pool != Pool::Teacher) {
+        bail!(
+            "`{}` sends no requests to an endpoint, so it has no bad replies\nhelp: `ablate run --force` runs any stage again",
+            instance.name
+        );
+    }
+    Ok(())
 }
 
 fn fresh_report(entry: &PlanEntry, instance: &Instance) -> InstanceReport {

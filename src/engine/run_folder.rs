@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use ablate_core::base::files;
+use ablate_core::base::{RequestProgress, files};
 use ablate_store::{Lock, file_name};
 
 /// One line of `events`.
@@ -28,9 +28,23 @@ pub(super) enum EventKind {
     /// Another run holds a resource that the instance needs.
     Waits { why: String },
     /// The running stage reports its work done.
-    Progress { done: u64, total: u64, unit: String, loss: Option<f64> },
-    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`.
-    Finished { outcome: String, seconds: f64 },
+    Progress {
+        done: u64,
+        total: u64,
+        unit: String,
+        loss: Option<f64>,
+        /// The requests to an endpoint so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requests: Option<RequestProgress>,
+    },
+    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`, `detached`.
+    Finished {
+        outcome: String,
+        seconds: f64,
+        /// What a detached instance waits for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits_for: Option<String>,
+    },
 }
 
 pub(super) fn events_path(folder: &Path) -> PathBuf {

@@ -23,7 +23,8 @@ pub(super) enum InstanceState {
     /// Its record and outputs are in the store.
     Done,
     Failed,
-    /// It will not run: it is not selected, an upstream instance failed, or the run was stopped.
+    /// It has no result in this run: it is not selected, an upstream instance failed, it or an upstream instance waits for
+    /// an endpoint, or the run was stopped.
     Skipped,
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{ExternalInputs, Identity, hash_inputs};
+use super::input_paths::input_artifacts;
 use super::journal::Journal;
 use super::noop_cache::{FreshInstance, OutputStamps};
 use super::observer::Observer;
@@ -17,7 +18,7 @@ use super::plan::{Plan, PlanOptions, PlanState, classify};
 use super::report::{Failure, InstanceReport, Outcome};
 use super::run_state::{InstanceState, RunState};
 use super::shared_slots::SharedSlots;
-use super::task::{Task, TaskResult, input_artifacts};
+use super::task::{Task, TaskResult};
 use super::workers::{TaskMessage, Workers};
 use ablate_core::base::{ErrorChain, Hash, StageEvent};
 use ablate_experiment::{Expansion, InstanceId};
@@ -247,12 +248,15 @@ impl<'a> Scheduler<'a> {
         let instance = self.expansion.get(id);
         tracing::debug!(instance = instance.name, ?devices, threads, "starts");
         let identity = self.identities[id.0].clone();
+        let forced = self.plan_options.force.contains(&id);
         workers.submit(Task {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
-            artifacts: input_artifacts(instance, &self.records),
-            forced: self.plan_options.force.contains(&id),
+            artifacts: input_artifacts(instance, &|index| self.records[index].as_ref()),
+            forced,
+            retry: if forced { self.plan_options.retry.clone() } else { BTreeSet::new() },
+            detach: self.options.detach,
             threads,
             time: self.options.time,
             devices,
@@ -303,6 +307,10 @@ impl<'a> Scheduler<'a> {
                 self.state.set(id, InstanceState::Skipped);
                 self.report(id, Outcome::Interrupted, seconds, false);
                 return;
+            }
+            TaskResult::Detached(waits_for) => {
+                self.state.set(id, InstanceState::Skipped);
+                self.report(id, Outcome::Detached { waits_for }, seconds, false);
             }
             TaskResult::Failed(causes) if self.retries(id, &causes) => return self.state.set(id, InstanceState::Ready),
             TaskResult::Failed(causes) => {
@@ -376,6 +384,7 @@ impl<'a> Scheduler<'a> {
         match self.journal.outcome(id) {
             Some(Outcome::Skipped { because }) => because.clone(),
             Some(Outcome::Interrupted) => format!("`{}` was interrupted", self.name(id)),
+            Some(Outcome::Detached { .. }) => format!("`{}` waits for its endpoint", self.name(id)),
             Some(_) => format!("`{}` failed", self.name(id)),
             None => format!("`{}` is not up to date and not selected", self.name(id)),
         }

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 
 use ablate_core::base::diagnostic::nearest;
-use ablate_experiment::{Expansion, InstanceId, Upstream};
+use ablate_experiment::{Expansion, InstanceId, InstanceInput, Upstream};
 
-/// The instances of a run. An empty list selects all.
+/// The instances of a run: those in all three lists. An empty list selects all.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// These instances only. Their inputs must be in the store already.
     pub only: Vec<String>,
     /// These instances and everything upstream of them.
     pub until: Vec<String>,
+    /// These instances, everything downstream of them, and what these instances need.
+    pub downstream_of: Vec<String>,
 }
 
 impl Selection {
@@ -21,7 +23,12 @@ impl Selection {
         let until =
             if self.until.is_empty() { all() } else { with_upstream(expansion, matching(expansion, &self.until)?) };
         let only = if self.only.is_empty() { all() } else { matching(expansion, &self.only)? };
-        Ok(until.intersection(&only).copied().collect())
+        let mut selected: BTreeSet<InstanceId> = until.intersection(&only).copied().collect();
+        if !self.downstream_of.is_empty() {
+            let downstream = with_downstream(expansion, matching(expansion, &self.downstream_of)?);
+            selected = selected.intersection(&with_upstream(expansion, downstream)).copied().collect();
+        }
+        Ok(selected)
     }
 }
 
@@ -55,6 +62,21 @@ fn with_upstream(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet
             {
                 pending.push(instance);
             }
+        }
+    }
+    found
+}
+
+/// The instances and everything downstream of them.
+fn with_downstream(expansion: &Expansion, mut found: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
+    // An instance comes after the instances that it reads.
+    for id in expansion.ids() {
+        let reads = |input: &InstanceInput| match input.upstream {
+            Upstream::Output { instance, .. } => found.contains(&instance),
+            Upstream::External { .. } | Upstream::Environment { .. } => false,
+        };
+        if expansion.get(id).inputs.iter().any(reads) {
+            found.insert(id);
         }
     }
     found

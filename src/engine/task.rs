@@ -14,6 +14,7 @@ use super::capped_log::LOG_END;
 use super::environment;
 use super::executor::{ExecutionContext, ExecutionResult, Executor, Work};
 use super::identity::{ExternalInputs, Identity};
+use super::input_paths::{image_pack_paths, image_packs, input_paths};
 use super::job::Job;
 use super::output_permissions::normalize_permissions;
 use super::outputs;
@@ -33,6 +34,10 @@ pub(super) struct Task<'a> {
     pub(super) artifacts: BTreeMap<String, Artifact>,
     /// Runs even if a record exists.
     pub(super) forced: bool,
+    /// The bad replies that it requests again.
+    pub(super) retry: BTreeSet<String>,
+    /// Whether it may end while an endpoint still works on its requests.
+    pub(super) detach: bool,
     pub(super) threads: usize,
     /// Time limit, if the instance has no limit of its own.
     pub(super) time: Option<Duration>,
@@ -54,6 +59,8 @@ pub(super) enum TaskResult {
     Busy,
     Failed(ErrorChain),
     Interrupted,
+    /// An endpoint still works on its requests: on what.
+    Detached(String),
 }
 
 /// A stage whose outputs are in the store, but whose record is not committed yet.
@@ -102,14 +109,14 @@ impl Task<'_> {
                 StageEvent::Note { text } | StageEvent::Choice { text } => self.write_log(text),
                 StageEvent::Warning { text } => self.write_log(&format!("warning: {text}")),
                 StageEvent::Progress { done, total, unit, .. } => work_done.progress(*done, *total, unit),
-                StageEvent::Done { .. } | StageEvent::Failed(_) => {}
+                StageEvent::Done { .. } | StageEvent::Detached { .. } | StageEvent::Failed(_) => {}
             }
             events(event);
         };
         let time = self.instance.limits.time.or(self.time);
         let context = ExecutionContext { job: &path, log: &self.log, stop: self.stop, events: &on_event, time };
         let result = self.executor.execute(&work, &context);
-        if matches!((&result, &work), (ExecutionResult::Failed(_) | ExecutionResult::Interrupted, Work::BuiltIn(_))) {
+        if matches!(work, Work::BuiltIn(_)) && !matches!(result, ExecutionResult::Done(_)) {
             work_done.write();
         }
         let summary = match result {
@@ -123,6 +130,10 @@ impl Task<'_> {
                 return Ok(Performed::Finished(TaskResult::Failed(causes)));
             }
             ExecutionResult::Interrupted => return Ok(Performed::Finished(TaskResult::Interrupted)),
+            ExecutionResult::Detached(waits_for) => {
+                self.write_log(&format!("waits for its endpoint: {waits_for}"));
+                return Ok(Performed::Finished(TaskResult::Detached(waits_for)));
+            }
         };
         normalize_permissions(work.out(), &self.instance.outputs)?;
         let stage = self.instance.parsed()?;
@@ -188,20 +199,10 @@ impl Task<'_> {
 
     /// Prepares the work folder: the sandbox of a program, or an empty `out` and the `scratch` of the last attempt.
     fn prepare(&self) -> Result<Work> {
-        let mut inputs = BTreeMap::new();
-        for (input, hash) in self.instance.inputs.iter().zip(&self.identity.inputs) {
-            let path = match &input.upstream {
-                Upstream::Environment { .. } => continue,
-                Upstream::External { path } => InputPath { path: path.clone(), hash: *hash, kind: None },
-                Upstream::Output { kind, .. } => {
-                    let artifact = self.artifact(&input.role)?;
-                    self.check_artifact(artifact, &input.role)?;
-                    let path = self.store.artifact_path(artifact);
-                    InputPath { path, hash: artifact.hash, kind: Some(*kind) }
-                }
-            };
-            inputs.insert(input.role.to_string(), path);
+        for (role, artifact) in &self.artifacts {
+            self.check_artifact(artifact, role)?;
         }
+        let mut inputs = input_paths(self.instance, &self.identity, &self.artifacts, self.store)?;
         if let Some(program) = self.instance.parsed()?.program() {
             let input = |role: &str| {
                 let input = inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?;
@@ -212,15 +213,7 @@ impl Task<'_> {
             let note = |text: String| self.write_log(&text);
             return Ok(Work::Program(sandbox::prepare(folder, &program, &input, &context, &note)?));
         }
-        let mut images = BTreeMap::new();
-        for hash in self.image_packs() {
-            let path = self.store.object_path(hash);
-            if !path.is_file() {
-                let hash = hash.short();
-                bail!("the image pack {hash} is missing from the store\nhelp: `ablate verify` lists what is damaged");
-            }
-            images.insert(hash, path);
-        }
+        let images = image_pack_paths(&self.artifacts, self.store)?;
         // The child of a killed run may still be writing. Wait for its end before the folder is cleared.
         let child_lock = self.store.child_lock_path(self.identity.fingerprint);
         let Some(lock) = Lock::take_within(&child_lock, 500, Duration::from_millis(20))? else {
@@ -245,8 +238,8 @@ impl Task<'_> {
             threads: self.threads,
             device: self.device(),
             replies: self.store.replies_path(),
-            retry: BTreeSet::new(),
-            detach: false,
+            retry: self.retry.clone(),
+            detach: self.detach,
             lock: child_lock,
             variables,
         })))
@@ -288,7 +281,7 @@ impl Task<'_> {
     }
 
     fn take_outputs(&self, out: &Path) -> Result<BTreeMap<String, Artifact>> {
-        let mut images = self.image_packs();
+        let mut images = image_packs(&self.artifacts);
         let mut taken = BTreeMap::new();
         for output in &*self.instance.outputs {
             let path = out.join(&*output.name);
@@ -350,22 +343,10 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// The image packs that the rows of the inputs refer to.
-    fn image_packs(&self) -> BTreeSet<Hash> {
-        let mut packs = BTreeSet::new();
-        for artifact in self.artifacts.values() {
-            packs.extend(&artifact.images);
-            if artifact.kind == ArtifactKind::Images {
-                packs.insert(artifact.hash);
-            }
-        }
-        packs
-    }
-
     /// The image packs that rows of a program can name: those of its inputs, and those that it wrote into `out`.
     fn program_packs(&self, out: &Path) -> Result<BTreeMap<Hash, PathBuf>> {
         let mut packs: BTreeMap<Hash, PathBuf> =
-            self.image_packs().into_iter().map(|hash| (hash, self.store.object_path(hash))).collect();
+            image_packs(&self.artifacts).into_iter().map(|hash| (hash, self.store.object_path(hash))).collect();
         for output in self.instance.outputs.iter().filter(|output| output.kind == ArtifactKind::Images) {
             let path = out.join(&*output.name);
             // A missing or wrong output is reported by its own check.
@@ -383,16 +364,4 @@ impl Task<'_> {
     fn work(&self) -> PathBuf {
         self.store.work_path(self.identity.fingerprint)
     }
-}
-
-/// The inputs of an instance that other instances produced, by role.
-pub(super) fn input_artifacts(instance: &Instance, records: &[Option<SlimRecord>]) -> BTreeMap<String, Artifact> {
-    let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
-        Upstream::Output { instance: upstream, output, .. } => {
-            let artifact = records[upstream.0].as_ref()?.outputs.get(output)?;
-            Some((input.role.to_string(), artifact.clone()))
-        }
-        Upstream::External { .. } | Upstream::Environment { .. } => None,
-    });
-    found.collect()
 }

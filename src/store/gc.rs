@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::{GcRoots, InterruptedStage, Lock, Store};
+use super::{GcRoots, InterruptedStage, Lock, Replies, ReplyTotals, Store};
 use ablate_core::base::{Hash, files};
 
 /// What was removed, or would be removed.
@@ -54,7 +55,8 @@ impl Store {
         for folder in ["quarantine", "work", "derived"] {
             let mut found = files::list_paths(&self.root().join(folder))?;
             found.retain(|path| report.resumable.iter().all(|one| one.path != *path));
-            report.leftovers += found.len();
+            // Interrupted stages that are removed have a list of their own.
+            report.leftovers += found.len() - report.interrupted.iter().filter(|one| found.contains(&one.path)).count();
             before_records.extend(found);
         }
         for shard in files::list_paths(&self.root().join("objects"))? {
@@ -105,6 +107,13 @@ impl Store {
         Ok(report)
     }
 
+    /// Deletes replies of endpoints that are older than `age`, or all, and returns what was deleted. With `dry_run`, deletes
+    /// nothing and returns what would be deleted. Fails while a run uses the store, because a run may be about to read them.
+    pub fn delete_replies(&self, age: Option<Duration>, dry_run: bool) -> Result<Vec<ReplyTotals>> {
+        let _lock = if dry_run { None } else { Some(self.lock_exclusive()?) };
+        Replies::open(&self.replies_path()).delete(age, dry_run)
+    }
+
     pub(super) fn lock_exclusive(&self) -> Result<Lock> {
         match Lock::try_exclusive(&self.root().join("locks/store"))? {
             Some(lock) => Ok(lock),
@@ -138,6 +147,33 @@ mod tests {
     use crate::tests::support::temp_store;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn replies_are_not_deleted_while_a_run_uses_the_store() {
+        let (_folder, store) = temp_store();
+        let run = store.lock_shared().unwrap();
+        assert_eq!(store.delete_replies(None, true).unwrap(), []);
+        let error = store.delete_replies(None, false).unwrap_err().to_string();
+        assert!(error.starts_with("a run uses the store"), "{error}");
+        drop(run);
+        assert_eq!(store.delete_replies(None, false).unwrap(), []);
+    }
+
+    #[test]
+    fn interrupted_stages_are_no_leftovers() {
+        let (_folder, store) = temp_store();
+        let [saved, empty] = ["saved", "empty"].map(|name| Hash::of_bytes(name.as_bytes()));
+        files::write_unsynced(&store.work_path(saved).join("scratch/state"), b"12345").unwrap();
+        files::write_unsynced(&store.work_path(empty).join("job.json"), b"{}").unwrap();
+        let keeps = GcRoots { interrupted: BTreeSet::from([saved]), ..GcRoots::default() };
+        for dry_run in [true, false] {
+            let kept = store.gc(&keeps, dry_run).unwrap();
+            assert_eq!((kept.leftovers, kept.resumable.len(), kept.interrupted.len()), (1, 1, 0));
+        }
+        let removed = store.gc(&GcRoots::default(), false).unwrap();
+        assert_eq!((removed.leftovers, removed.resumable.len(), removed.interrupted.len()), (0, 0, 1));
+        assert!(!store.work_path(saved).exists());
+    }
 
     #[test]
     fn unknown_files_are_removed() {

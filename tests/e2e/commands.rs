@@ -56,6 +56,7 @@ fn ls_show_and_logs_print_results() {
     let listed = project.json(&["ls", "study.toml"]);
     let names: Vec<&str> = listed.as_array().unwrap().iter().map(|line| line["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["items", "tokenizer", "fresh", "mix", "sft", "eval"]);
+    assert_eq!(project.json(&["ls", "study.toml", "mix"]).as_array().unwrap().len(), 2);
     let shown = project.json(&["show", "study.toml", "sft"]);
     assert_eq!(shown["state"], "fresh");
     assert_eq!(shown["record"]["manifest"]["kind"], "sft");
@@ -68,7 +69,7 @@ fn ls_show_and_logs_print_results() {
 #[test]
 fn help_texts_have_examples() {
     let project = study();
-    for command in ["run", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
+    for command in ["run", "retry", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
         let help = project.ok(&[command, "--help"]).stdout;
         assert!(help.contains("Example"), "`{command} --help` has no example");
     }

@@ -31,6 +31,7 @@ mod new;
 mod pools;
 mod privacy;
 mod programs;
+mod requests;
 mod results;
 mod resume;
 mod sandbox;

@@ -57,6 +57,14 @@ fn is_system_failure(cause: &(dyn Error + 'static)) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detached(pub String);
 
+impl Detached {
+    /// The mark in the chain of an error.
+    pub fn find(error: &anyhow::Error) -> Option<&Detached> {
+        let in_chain = || error.chain().find_map(<dyn Error>::downcast_ref::<Detached>);
+        error.downcast_ref::<Detached>().or_else(in_chain)
+    }
+}
+
 impl fmt::Display for Detached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -103,6 +111,14 @@ mod tests {
         assert_eq!(causes.chain, ["cannot read `a.jsonl`", "not JSON", "line 3"]);
         assert!(causes.input);
         assert!(!ErrorChain::of(&anyhow!("disk full")).input);
+    }
+
+    #[test]
+    fn detaching_is_found_below_and_in_context() {
+        let detached = || Detached("batch 7 with 3 requests".to_string());
+        let errors = [anyhow!(detached()).context("item 1").context("teach"), anyhow!("later").context(detached())];
+        assert_eq!(errors.each_ref().map(Detached::find), [Some(&detached()), Some(&detached())]);
+        assert_eq!(Detached::find(&anyhow!("batch 7 with 3 requests")), None);
     }
 
     #[test]

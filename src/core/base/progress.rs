@@ -32,6 +32,8 @@ pub enum StageEvent {
     Warning { text: String },
     /// The stage succeeded; its record keeps `summary`.
     Done { summary: serde_json::Map<String, serde_json::Value> },
+    /// The stage ended although an endpoint still works on its requests, see [`super::Detached`].
+    Detached { waits_for: String },
     /// The stage failed.
     Failed(ErrorChain),
 }

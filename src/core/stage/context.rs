@@ -10,6 +10,18 @@ use serde_json::Value;
 use super::artifact::ArtifactKind;
 use crate::base::{Hash, Progress, Seed};
 
+/// The kinds of replies without a usable text: [`StageContext::retry`] names those that are requested again.
+///
+/// - `empty`: no text
+/// - `refused`: the model declined to answer
+/// - `filtered`: the service removed the text or a part of it
+/// - `cut`: cut at the token limit
+/// - `malformed`: not a chat completion
+/// - `too-long`: longer than the token limit can explain
+/// - `rejected`: the endpoint rejected this request, and answered others
+/// - `form`: not in the form that the stage needs
+pub const BAD_REPLIES: &[&str] = &["empty", "refused", "filtered", "cut", "malformed", "too-long", "rejected", "form"];
+
 /// An input on disk. Read-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputPath {
@@ -39,7 +51,7 @@ pub struct StageContext<'a> {
     pub variables: BTreeMap<String, String>,
     /// Folder of the replies of endpoints, which all stages of a store share.
     pub replies: PathBuf,
-    /// Kinds of bad replies that this run requests again (`ablate retry`).
+    /// The [`BAD_REPLIES`] that this run requests again (`ablate retry`).
     pub retry: BTreeSet<String>,
     /// Whether the stage may end while an endpoint still works on its requests ([`crate::base::Detached`]).
     pub detach: bool,

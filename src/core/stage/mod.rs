@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Hash;
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
 pub use config::{ConfigError, ConfigErrorKind};
-pub use context::{InputPath, StageContext, Summary};
+pub use context::{BAD_REPLIES, InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
 pub use output_checker::OutputChecker;
 pub use program::Program;

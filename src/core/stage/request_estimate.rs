@@ -40,7 +40,7 @@ pub struct RequestEstimate {
 }
 
 /// An estimate with its uncertainty.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Range {
     pub low: f64,
     pub expected: f64,

@@ -7,9 +7,10 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::support::{TestProject, overwrite};
-use crate::{NullObserver, RunOptions, query, run};
+use crate::{DETACHED, NullObserver, RunOptions, history, query, run};
 use ablate_core::base::files;
 use ablate_experiment::InstanceId;
+use ablate_store::GcRules;
 
 #[test]
 fn a_deleted_object_reruns_only_its_producer() {
@@ -167,6 +168,54 @@ fn an_interrupted_stage_resumes() {
     assert_eq!(project.take_ran(), "train train");
     assert_eq!(project.output("train"), r#""one" "two" """#);
     assert_eq!(project.store().unfinished().unwrap(), []);
+}
+
+#[test]
+fn a_detached_stage_continues_in_the_next_run() {
+    let project = TestProject::with_data();
+    project.set_fault("ask", "detach");
+    let stages = project.stages(&[
+        ("read", json!({ "path": "data.txt" })),
+        ("ask", json!({ "kind": "teacher", "from": ["read"], "word": "ask" })),
+        ("reader", json!({ "from": ["ask"] })),
+        ("further", json!({ "from": ["reader"] })),
+        ("other", json!({ "from": ["read"], "word": "other" })),
+    ]);
+    // It is neither tried again nor a failure that stops the run.
+    let options = RunOptions { detach: true, retries: 3, keep_going: false, ..project.options() };
+    let store = project.store();
+    let report = run("test", &stages, &store, &options, &NullObserver).unwrap();
+    assert_eq!((report.exit_code(), report.interrupted), (DETACHED, false));
+    expect![[r#"
+        read: ran, it has not run yet
+        ask: detached, batch 7 with 2 requests
+        reader: skipped, `ask` waits for its endpoint
+        further: skipped, `ask` waits for its endpoint
+        other: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.outcomes(&report));
+    let status = history::status(&store, &report.run).unwrap();
+    assert_eq!((status.outcomes["detached"], status.failed.len()), (1, 0));
+    assert_eq!(status.detached[0].why, "batch 7 with 2 requests");
+    let log = query::last_log(&"test".into(), &stages, &store, InstanceId(1)).unwrap();
+    assert_eq!(files::read_text(&log).unwrap(), "waits for its endpoint: batch 7 with 2 requests\n");
+    // `gc` keeps its work.
+    assert_eq!(store.gc(&store.gc_roots(&GcRules::default()).unwrap(), true).unwrap().resumable.len(), 1);
+    // Without `detach` the stage waits until its endpoint has answered.
+    assert_eq!(project.stages_run_by(&stages), "ask reader further");
+    assert_eq!(store.unfinished().unwrap(), []);
+}
+
+#[test]
+fn a_failure_matters_more_than_a_detached_stage() {
+    let project = TestProject::with_data();
+    project.set_fault("ask", "detach");
+    project.set_fault("bad", "fail");
+    let stage = |word: &str| json!({ "path": "data.txt", "word": word });
+    let stages = project.stages(&[("ask", stage("1")), ("bad", stage("2"))]);
+    let options = RunOptions { detach: true, ..project.options() };
+    let report = run("test", &stages, &project.store(), &options, &NullObserver).unwrap();
+    assert_eq!(report.exit_code(), 1);
 }
 
 #[test]

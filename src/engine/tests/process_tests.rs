@@ -78,6 +78,19 @@ fn long_results_and_notes_arrive_complete() {
 }
 
 #[test]
+fn a_child_reports_that_it_detaches() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "detach");
+    let stages = waiting_stages(&project);
+    let options = RunOptions { detach: true, ..options(&project) };
+    expect![[r#"
+        read: detached, batch 7 with 2 requests
+        eval: skipped, `read` waits for its endpoint
+    "#]]
+    .assert_eq(&project.run_with(&stages, &options));
+}
+
+#[test]
 fn a_panic_or_abort_fails_one_stage() {
     let project = TestProject::with_data();
     project.set_fault("panic", "panic");

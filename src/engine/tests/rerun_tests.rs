@@ -4,7 +4,7 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::support::{TestProject, query};
-use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, plan, run};
+use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, estimate_requests, plan, run};
 use ablate_core::base::files;
 use ablate_store::GcRules;
 
@@ -133,6 +133,73 @@ fn force_reruns_a_fresh_stage_only() {
 }
 
 #[test]
+fn retry_requests_bad_replies_of_its_targets_again() {
+    let project = TestProject::with_data();
+    let stages = project.stages(&[
+        ("read", json!({ "path": "data.txt" })),
+        ("ask", json!({ "kind": "teacher", "from": ["read"], "word": "1" })),
+        ("other", json!({ "kind": "teacher", "from": ["read"], "word": "2" })),
+        ("both", json!({ "from": ["ask", "other"] })),
+        ("unrelated", json!({ "path": "data.txt", "word": "3" })),
+    ]);
+    let retry = |target: &str| {
+        let targets = vec![target.to_string()];
+        let selection = Selection { downstream_of: targets.clone(), ..Selection::default() };
+        let retry = ["cut", "empty"].map(str::to_string).into();
+        RunOptions { force: targets, retry, selection, ..project.options() }
+    };
+    project.run(&project.stages(&[("read", json!({ "path": "data.txt" }))]));
+    // Everything that `both` needs runs, and nothing else. Only the target requests bad replies again.
+    expect![[r#"
+        read: fresh
+        ask: ran, its bad replies are requested again: cut, empty; it has not run yet
+        other: ran, it has not run yet
+        both: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.run_with(&stages, &retry("ask")));
+    assert_eq!(files::read_text(&project.path("retried")).unwrap(), "ask: cut empty\n");
+    expect![[r#"
+        read: fresh
+        ask: ran, its bad replies are requested again: cut, empty
+        other: fresh
+        both: fresh
+    "#]]
+    .assert_eq(&project.run_with(&stages, &retry("ask")));
+    expect![[r#"
+        `both` sends no requests to an endpoint, so it has no bad replies
+        help: `ablate run --force` runs any stage again
+    "#]]
+    .assert_eq(&project.run_with(&stages, &retry("both")));
+}
+
+#[test]
+fn requests_are_estimated_for_instances_that_can_run() {
+    let project = TestProject::with_data();
+    let stages = |word: &str| {
+        project.stages(&[
+            ("read", json!({ "path": "data.txt" })),
+            ("ask", json!({ "kind": "teacher", "from": ["read"], "word": word, "requests": true })),
+            ("judge", json!({ "kind": "teacher", "from": ["ask"], "requests": true })),
+            ("file", json!({ "kind": "teacher", "path": "data.txt", "requests": true, "word": word })),
+            ("missing", json!({ "kind": "teacher", "path": "other.txt", "requests": true })),
+        ])
+    };
+    let estimates = |word: &str| {
+        let (stages, store) = (stages(word), project.store());
+        let plan = plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
+        let requests = |id| estimate_requests(&stages, &store, &plan, id, 1).unwrap().map(|found| found.requests);
+        stages.ids().map(requests).collect::<Vec<_>>()
+    };
+    assert_eq!(estimates("a"), [None, None, None, Some(2), None]);
+    project.run(&project.stages(&[("read", json!({ "path": "data.txt" }))]));
+    // `read` adds a row.
+    assert_eq!(estimates("a"), [None, Some(3), None, Some(2), None]);
+    project.run(&stages("a"));
+    assert_eq!(estimates("a"), [None; 5]);
+    assert_eq!(estimates("b"), [None, Some(3), None, Some(2), None]);
+}
+
+#[test]
 fn a_selection_runs_only_its_instances() {
     let project = TestProject::with_data();
     let stages = project.stages(&[
@@ -143,7 +210,10 @@ fn a_selection_runs_only_its_instances() {
     ]);
     let selected = |only: &[&str], until: &[&str]| {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let options = RunOptions { selection: Selection { only: list(only), until: list(until) }, ..project.options() };
+        let options = RunOptions {
+            selection: Selection { only: list(only), until: list(until), ..Selection::default() },
+            ..project.options()
+        };
         project.run_with(&stages, &options)
     };
     expect![[r#"

@@ -171,6 +171,7 @@ impl TestProject {
                 Outcome::Failed(failure) => format!("{failure}\n"),
                 Outcome::Skipped { because } => format!("{}: skipped, {because}\n", instance.name),
                 Outcome::Interrupted => format!("{}: interrupted\n", instance.name),
+                Outcome::Detached { waits_for } => format!("{}: detached, {waits_for}\n", instance.name),
             }
         });
         self.normalize(&lines.collect::<String>().replace(&report.run, "RUN"))

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use ablate_core::base::files;
+use ablate_core::base::{Detached, files};
 use ablate_core::stage::{
-    ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
-    Registry, Stage, StageContext, Summary, config,
+    ArtifactKind, ConfigError, EstimateContext, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool,
+    Reference, Registry, RequestEstimate, Stage, StageContext, Summary, config,
 };
 
 pub(crate) static REGISTRY: &Registry = &[&TEXT, &MODEL, &TEXT_V2, &TEACHER];
@@ -72,6 +72,9 @@ struct TextStage {
     word: String,
     #[serde(default)]
     trim: bool,
+    /// Whether it would send a request per row of its inputs.
+    #[serde(default)]
+    requests: bool,
     path: Option<String>,
     #[serde(default)]
     from: Vec<Reference>,
@@ -85,7 +88,7 @@ impl TextStage {
 
 impl Stage for TextStage {
     fn identify(&self, manifest: &mut Manifest) {
-        let TextStage { folder: _, name: _, word, trim, path: _, from: _ } = self;
+        let TextStage { folder: _, name: _, word, trim, requests: _, path: _, from: _ } = self;
         manifest.value("word", word);
         manifest.value_unless("trim", trim, &false);
     }
@@ -106,10 +109,26 @@ impl Stage for TextStage {
         external.chain(stages).collect()
     }
 
+    fn estimate_requests(&self, ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
+        if !self.requests {
+            return Ok(None);
+        }
+        let mut estimate = RequestEstimate { basis: format!("seed {}", ctx.seed.0), ..RequestEstimate::default() };
+        for input in ctx.inputs.values() {
+            estimate.requests += files::read_text(&input.path)?.lines().count() as u64;
+        }
+        Ok(Some(estimate))
+    }
+
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         use std::io::Write;
         // In one write: a test that waits for the line may kill this process as soon as a part of it is there.
         files::append(&self.folder.join("ran"))?.write_all(format!("{}\n", self.name).as_bytes())?;
+        if !ctx.retry.is_empty() {
+            let kinds: Vec<&str> = ctx.retry.iter().map(String::as_str).collect();
+            let line = format!("{}: {}\n", self.name, kinds.join(" "));
+            files::append(&self.folder.join("retried"))?.write_all(line.as_bytes())?;
+        }
         ctx.progress.step(1, 2, "rows");
         if self.has_fault("resume") {
             let checkpoint = ctx.scratch.join("checkpoint");
@@ -119,6 +138,10 @@ impl Stage for TextStage {
                 bail!("the power failed");
             }
             ctx.progress.note("resumed".to_string());
+        }
+        if ctx.detach && self.has_fault("detach") {
+            files::write_atomic(&ctx.scratch.join("batch"), b"batch 7")?;
+            return Err(anyhow::Error::new(Detached("batch 7 with 2 requests".to_string())).context("cannot ask"));
         }
         if self.has_fault("fail") {
             return Err(anyhow::anyhow!("the disk is on fire").context("cannot train"));
