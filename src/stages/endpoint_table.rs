@@ -134,3 +134,17 @@ macro_rules! endpoint_table {
     };
 }
 pub(super) use endpoint_table;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ablate_core::stage::BAD_REPLIES;
+
+    #[test]
+    fn command_line_has_the_kinds_of_the_tables() {
+        let parse = |name: &&str| serde_json::from_value::<BadReply>((*name).into()).unwrap();
+        let all: BTreeSet<BadReply> = BAD_REPLIES.iter().map(parse).collect();
+        assert_eq!(all.len(), 8);
+        assert!(all.into_iter().all(|bad| BAD_REPLIES.contains(&bad.name())));
+    }
+}

@@ -181,6 +181,11 @@ impl Stage for Distill {
         variables.into_iter().collect()
     }
 
+    fn pool(&self) -> Option<Pool> {
+        let remote = self.teachers().iter().any(|(_, teacher)| teacher.api == Api::Openai);
+        (!remote).then_some(Pool::Light)
+    }
+
     fn estimate_requests(&self, ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
         let input = ctx.inputs.get("items").ok_or_else(|| anyhow!("BUG: no input `items`"))?;
         let items = common::read_items(input)?;
