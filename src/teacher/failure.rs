@@ -74,13 +74,9 @@ fn redirect(url: &str, status: StatusCode, location: Option<&str>) -> anyhow::Er
 /// Classifies a failure of the connection.
 pub(super) fn from_transport(url: &str, error: &reqwest::Error) -> Failure {
     let causes = causes(error);
-    let is_tls = |cause: &(dyn Error + 'static)| {
-        let io = cause.downcast_ref::<io::Error>();
-        io.is_some_and(|io| io.kind() == io::ErrorKind::InvalidData) || cause.is::<rustls::Error>()
-    };
     // The last cause is the reason. The ones before it say only that the request was not sent.
     let reason = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
-    if let Some(cause) = causes.iter().find(|cause| is_tls(**cause)) {
+    if let Some(cause) = causes.iter().find(|cause| is_tls_error(**cause)) {
         return Failure::Permanent(tls_error(url, *cause));
     }
     if error.is_builder() {
@@ -89,6 +85,12 @@ pub(super) fn from_transport(url: &str, error: &reqwest::Error) -> Failure {
     let reason = if error.is_timeout() { "it did not answer in time".to_string() } else { reason };
     let error = anyhow!("cannot reach the endpoint at `{url}`: {reason}");
     Failure::Retryable { error, pause: None }
+}
+
+/// Whether an error, or the one that an input or output error holds, is of TLS.
+fn is_tls_error(cause: &(dyn Error + 'static)) -> bool {
+    cause.is::<rustls::Error>()
+        || cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_tls_error(inner))
 }
 
 /// The causes of an error, without the error itself.

@@ -15,7 +15,8 @@ use crate::teacher::{
     Answer, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig, Dispatcher, Prices, Sampling,
     Source, Spending,
 };
-use ablate_core::base::{ErrorChain, NoProgress, RequestProgress};
+use ablate_core::base::progress::NoProgress;
+use ablate_core::base::{ErrorChain, RequestProgress};
 use ablate_store::Fault;
 
 const KEY: &str = "sk-test-0123456789";
