@@ -209,12 +209,12 @@ fn interrupted_distillation_resumes() {
     };
     let (url, thread) = endpoint(vec![seen(); 5]);
     let error = runner.fail("kept", "distill", &table(&url));
-    assert!(error.contains("the request failed after 1 attempt: cannot reach the endpoint at"), "{error}");
+    assert!(error.contains("no reply after 1 attempt in 0 s: cannot reach the endpoint at"), "{error}");
     thread.join().unwrap();
     // The response of a truncated line is requested again.
-    let saved = runner.path("kept-scratch/replies.jsonl");
+    let saved = runner.path("replies/log");
     let text = files::read_text(&saved).unwrap();
-    assert_eq!(text.lines().count(), 5);
+    assert_eq!(text.lines().count(), 1 + 5);
     files::write_atomic(&saved, &text.as_bytes()[..text.len() - 9]).unwrap();
     let (url, thread) = endpoint(vec![seen(); 4]);
     runner.run("kept", "distill", &table(&url)).unwrap();

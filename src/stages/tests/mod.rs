@@ -3,6 +3,7 @@
 mod budget;
 mod conversations;
 mod data_kinds;
+mod distill;
 mod endpoint;
 mod file_sources;
 mod fuzz;
