@@ -10,6 +10,8 @@ packages=experiments/recipes/requirements.txt
 if [ -z "${ABLATE_RECIPES_VENV:-}" ] && ! cmp --silent "$packages" "$venv/requirements.txt"; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --requirement "$packages"
+    "$venv/bin/pip" install --quiet --no-deps --require-hashes --requirement tests/recipes/llama-cpp.txt ||
+        echo "no server of llama.cpp for this machine: it is not tested" >&2
     cp "$packages" "$venv/requirements.txt"
 fi
 "$venv/bin/python" -m unittest discover --quiet --start-directory tests/recipes
