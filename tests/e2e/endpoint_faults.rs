@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::fault_server::{BAD, Exchange, Fault, FaultServer, RETRIABLE, summands};
 use crate::support::{Outcome, Project, assert_contains, print_figures, wait_until};
@@ -13,8 +13,8 @@ use crate::support::{Outcome, Project, assert_contains, print_figures, wait_unti
 /// The kind of a bad reply in summaries.
 fn kind(fault: Fault) -> Option<&'static str> {
     Some(match fault {
-        Fault::NotJson | Fault::EmptyObject => "malformed",
-        Fault::NoChoices | Fault::NullContent => "empty",
+        Fault::NotJson | Fault::EmptyObject | Fault::NoChoices => "malformed",
+        Fault::NullContent => "empty",
         Fault::Refusal => "refused",
         Fault::Filtered => "filtered",
         Fault::CutText => "cut",
@@ -93,11 +93,14 @@ fn bad_by_kind(server: &FaultServer) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Panics unless the summary of the stage `kept` has these numbers of bad replies.
+/// Panics unless the summary of the stage `kept` has these numbers of bad replies, and rejects nothing else.
 #[track_caller]
 fn assert_bad(project: &Project, expected: &BTreeMap<String, u64>) {
-    let bad: BTreeMap<String, u64> = serde_json::from_value(summary(project)["bad"].clone()).unwrap();
-    assert_eq!(&bad, expected);
+    let summary = summary(project);
+    let bad = summary["requests"].get("bad").cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    assert_eq!(&serde_json::from_value::<BTreeMap<String, u64>>(bad).unwrap(), expected);
+    let reasons: BTreeMap<String, u64> = serde_json::from_value(summary["rejected"].clone()).unwrap();
+    assert_eq!(reasons.values().sum::<u64>(), expected.values().sum::<u64>());
 }
 
 /// Panics if a complete 200 reply was paid twice.
@@ -296,6 +299,23 @@ fn long_outage_ends_the_run_and_loses_nothing() {
     project.ok(&["run", "study.toml"]);
     assert_eq!(server.request_count() - before, 400 - known);
     assert_eq!(rows(&project, "items.jsonl").len(), 400);
+}
+
+#[test]
+fn requests_in_flight_do_not_delay_the_end_of_a_failed_run() {
+    // The first request fails for good while the second is in flight, which then is to wait for a minute.
+    let server = FaultServer::start(|body, _| {
+        if summands(body).unwrap().0 == 0 {
+            std::thread::sleep(Duration::from_millis(200));
+            return Fault::Unauthorized;
+        }
+        std::thread::sleep(Duration::from_millis(600));
+        Fault::RetryAfterSeconds(60)
+    });
+    let project = distillation(&server, 0..2, "");
+    let begin = Instant::now();
+    project.fails(1, &["run", "study.toml"]).stderr_has(&["401 Unauthorized"]);
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
 /// The numbers of the questions whose right answer is in the store.

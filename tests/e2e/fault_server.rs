@@ -145,7 +145,7 @@ pub(crate) struct FaultServer {
 }
 
 impl FaultServer {
-    /// Starts a server. `choose` gets the body of a request, and how often the same body was sent before.
+    /// Starts a server. `choose` gets the body of a request, and how often the same body was sent before. It may sleep.
     pub(crate) fn start(choose: impl Fn(&Value, usize) -> Fault + Send + Sync + 'static) -> FaultServer {
         let shared = Shared {
             choose: Box::new(choose),
@@ -339,10 +339,14 @@ impl Shared {
         let mut key = body.clone();
         key.as_object_mut().unwrap().remove("n");
         let key = key.to_string();
+        let earlier = {
+            let mut log = self.log.lock().unwrap();
+            let attempts = log.attempts.entry(key.clone()).or_default();
+            *attempts += 1;
+            *attempts - 1
+        };
+        let fault = (self.choose)(&body, earlier);
         let mut log = self.log.lock().unwrap();
-        let attempts = log.attempts.entry(key.clone()).or_default();
-        *attempts += 1;
-        let fault = (self.choose)(&body, *attempts - 1);
         if log.not_before.remove(&key).is_some_and(|time| Instant::now() < time) {
             log.too_early += 1;
         }

@@ -34,7 +34,7 @@ synthetic = {{ datasets = ["count"], split = "test", count = 6 }}
 kind = "distill"
 items = "questions"
 keep = "all"
-teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrency = 1 }}
+teacher = {{ api = "openai", url = "{url}", model = "m", concurrency = 1 }}
 "#
         ),
     );
@@ -44,20 +44,20 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
     let dry = project.ok(&["gc", "--keep-runs", "0", "--dry-run"]).stdout;
     let expected = [
         "kept interrupted stages, for 14 days after their last write",
-        "  rationales (distill): 3 of 6 requests, ",
+        "  rationales (distill): 3 of 6 replies, ",
         " s of work, last written 0.0 days ago",
     ];
     assert_contains(&dry, &expected);
     let freed = gc(&project, &[]);
     assert_eq!(freed["interrupted"], serde_json::json!([]));
     let kept = &freed["resumable"][0];
-    assert_eq!((&kept["kind"], &kept["done"], &kept["unit"]), (&"distill".into(), &3.into(), &"requests".into()));
+    assert_eq!((&kept["kind"], &kept["done"], &kept["unit"]), (&"distill".into(), &3.into(), &"replies".into()));
     assert!(kept["bytes"].as_u64().unwrap() > 0);
     project.ok(&["run", "study.toml"]);
     assert_eq!(requests.load(Ordering::SeqCst), 7, "three responses were kept, three are requested again");
     assert_eq!(project.json(&["gc"])["resumable"], serde_json::json!([]));
 
-    // With `--keep-interrupted 0` the next run requests everything again.
+    // `--keep-interrupted 0` removes the stage's work, and no replies.
     requests.store(0, Ordering::SeqCst);
     project.ok(&["gc", "--dry-run"]);
     project.edit("study.toml", "model = \"m\"", "model = \"n\"");
@@ -68,7 +68,7 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
         assert_contains(&printed, &[&format!("{word} {removed}")]);
     }
     project.ok(&["run", "study.toml"]);
-    assert_eq!(requests.load(Ordering::SeqCst), 4 + 6);
+    assert_eq!(requests.load(Ordering::SeqCst), 4 + 3);
 }
 
 /// A command stage that writes its name to a file.
