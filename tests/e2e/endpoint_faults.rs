@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::fault_server::{BAD, Exchange, Fault, FaultServer, RETRIABLE, summands};
+use crate::fault_server::{BAD, Exchange, Fault, FaultServer, RETRIABLE, random_faults, summands};
 use crate::support::{Outcome, Project, assert_contains, print_figures, wait_until};
 
 /// The kind of a bad reply in summaries.
@@ -72,7 +72,7 @@ fn rows(project: &Project, name: &str) -> Vec<Value> {
 
 /// The summary of the stage `kept`.
 fn summary(project: &Project) -> Value {
-    project.json(&["show", "study.toml", "kept"])["summary"].clone()
+    project.json(&["show", "study.toml", "kept"])["record"]["summary"].clone()
 }
 
 /// The number in a question of an exchange.
@@ -124,7 +124,15 @@ fn is_stage_job(id: u32) -> bool {
 /// Distills this many questions from a server with every fault. Returns the seconds that it takes.
 fn survive_all_faults(questions: u64) {
     let faults = [&[Fault::Slow(100), Fault::Slow(400), Fault::Slow(800), Fault::MoreChoices], RETRIABLE, BAD].concat();
-    let server = FaultServer::with_faults(1, 0.2, faults);
+    let draw = random_faults(1, 0.2, faults);
+    let server = FaultServer::start(move |body, attempt| match draw(body, attempt) {
+        Fault::None => Fault::Slow(20),
+        // These pause all requests, so they are rare.
+        Fault::RetryAfterSeconds(1) | Fault::RetryAfterDate if summands(body).unwrap().0 % 10 > 0 => {
+            Fault::TooManyRequests
+        }
+        fault => fault,
+    });
     let project = distillation(&server, 0..questions, "concurrency = 64, timeout_seconds = 2, max_tokens = 64");
     let begin = Instant::now();
     let mut peak = 0;

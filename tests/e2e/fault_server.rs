@@ -168,11 +168,7 @@ impl FaultServer {
 
     /// Starts a server that draws one of `faults` for this share of the attempts.
     pub(crate) fn with_faults(seed: u64, rate: f64, faults: Vec<Fault>) -> FaultServer {
-        FaultServer::start(move |body, attempt| {
-            let draw = hash(&(seed, body.to_string(), attempt));
-            let share = (draw >> 32) as f64 / 2f64.powi(32);
-            if share < rate { faults[(draw & 0xffff_ffff) as usize % faults.len()] } else { Fault::None }
-        })
+        FaultServer::start(random_faults(seed, rate, faults))
     }
 
     /// The base URL.
@@ -250,6 +246,15 @@ impl FaultServer {
 impl Drop for FaultServer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Draws one of `faults` for this share of the attempts. Equal attempts of equal requests have equal faults.
+pub(crate) fn random_faults(seed: u64, rate: f64, faults: Vec<Fault>) -> impl Fn(&Value, usize) -> Fault {
+    move |body, attempt| {
+        let draw = hash(&(seed, body.to_string(), attempt));
+        let share = (draw >> 32) as f64 / 2f64.powi(32);
+        if share < rate { faults[(draw & 0xffff_ffff) as usize % faults.len()] } else { Fault::None }
     }
 }
 
