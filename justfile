@@ -21,10 +21,6 @@ paper-tables:
 test *args:
     cargo test --release {{args}}
 
-# 10,000 requests to a server that fails on purpose, with figures: requests, seconds, peak memory.
-test-endpoints:
-    cargo test --release --test e2e 10000_times -- --ignored --nocapture
-
 # The scaled-down experiment that the tests run: the whole graph in seconds.
 smoke *args:
     cargo run --release -- run experiments/smoke.toml {{args}}

@@ -121,8 +121,10 @@ fn is_stage_job(id: u32) -> bool {
     fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains("stage-job"))
 }
 
-/// Distills this many questions from a server with every fault. Returns the seconds that it takes.
-fn survive_all_faults(questions: u64) {
+/// Distills many questions from a server with every fault.
+#[test]
+fn every_fault_is_survived() {
+    let questions: u64 = std::env::var("ABLATE_TEST_QUESTIONS").map_or(10_000, |count| count.parse().unwrap());
     let faults = [&[Fault::Slow(100), Fault::Slow(400), Fault::Slow(800), Fault::MoreChoices], RETRIABLE, BAD].concat();
     let draw = random_faults(1, 0.2, faults);
     let server = FaultServer::start(move |body, attempt| match draw(body, attempt) {
@@ -163,17 +165,6 @@ fn survive_all_faults(questions: u64) {
     assert_eq!(bad as u64, expected.values().sum::<u64>());
     assert!((32..=64).contains(&server.most_requests_in_flight()), "{figures}");
     assert!(peak > 0 && peak < 200, "{figures}");
-}
-
-#[test]
-fn every_fault_is_survived() {
-    survive_all_faults(1000);
-}
-
-#[test]
-#[ignore = "takes a minute; `just test-endpoints` runs it"]
-fn every_fault_is_survived_10000_times() {
-    survive_all_faults(10_000);
 }
 
 /// A server that gives a bad reply of each kind to the first requests for the questions 0 to 9, and good replies to others.

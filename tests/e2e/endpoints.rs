@@ -52,7 +52,6 @@ fn bad_reply_is_not_requested_again_unless_the_table_says_so() {
     let expected = expect![[r#"
         error: `kept` failed: no response of the teacher was kept: 1 without a text
             help: bad replies are kept: the key `retry` or `ablate retry --bad` requests them again
-        exit code 2"#]replies are kept: the key `retry` or `ablate retry --bad` requests them again
         exit code 2"#]];
     expected.assert_eq(&errors(&run(&project, &[]), &url));
     expected.assert_eq(&errors(&run(&project, &["--force", "kept"]), &url));
