@@ -265,6 +265,8 @@ fn outage_is_survived() {
     let run = start(&mut project.command(&["run", "study.toml"]));
     wait_until("100 replies", &|| server.paid_count() >= 100);
     server.stop();
+    wait_until("all connections end", &|| server.requests_in_flight() == 0);
+    std::thread::sleep(Duration::from_millis(100));
     let before = server.request_count();
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(server.request_count(), before);

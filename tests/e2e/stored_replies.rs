@@ -71,7 +71,8 @@ fn changes_request_what_is_missing() {
     assert_eq!(run(), 20);
     // Only this removes replies.
     project.ok(&["forget", "study.toml"]);
-    project.ok(&["gc", "--keep-runs", "0", "--replies"]);
+    project.ok(&["gc", "--keep-runs", "0"]);
+    project.ok(&["gc", "--replies"]);
     assert_eq!(run(), 20);
 }
 
