@@ -135,7 +135,8 @@ impl Client {
                 return Err(Failure::Retryable { error, pause });
             }
             Err(Unreadable::Malformed(cause)) => {
-                let line = failure::first_line(&String::from_utf8_lossy(&bytes));
+                // Masked before it is cut, since a part of the key would not be found.
+                let line = failure::first_line(&self.key.mask(&String::from_utf8_lossy(&bytes)));
                 faulty(Fault::Malformed, format!("{cause}: {line}"))
             }
         };

@@ -386,11 +386,7 @@ impl Shared<'_> {
         let mut attempts = 0;
         let mut backoff = FIRST_PAUSE;
         loop {
-            tokio::select! {
-                () = self.rate.wait(tokens) => {}
-                () = self.stop.notified() => {}
-            }
-            if self.stopping.get() {
+            if self.is_stopped_before(self.rate.wait(tokens)).await {
                 return Outcome::Stopped;
             }
             attempts += 1;
@@ -431,12 +427,23 @@ impl Shared<'_> {
                 return Outcome::Stopped;
             }
             self.counts.borrow_mut().retries += 1;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.stop.notified() => return Outcome::Stopped,
+            if self.is_stopped_before(tokio::time::sleep(pause)).await {
+                return Outcome::Stopped;
             }
             backoff = (backoff * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Waits. Returns true, without waiting any longer, if the stage stops or has stopped.
+    async fn is_stopped_before(&self, end: impl Future<Output = ()>) -> bool {
+        // The notification reaches only those who wait, and this request may have been in flight then.
+        if !self.stopping.get() {
+            tokio::select! {
+                () = end => {}
+                () = self.stop.notified() => {}
+            }
+        }
+        self.stopping.get()
     }
 
     async fn attempt(&self, request: usize, samples: usize) -> Result<Received, Failure> {

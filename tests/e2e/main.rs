@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests change files as users do")]
 
+mod fault_server;
 mod support;
 
 mod budgets;
@@ -17,6 +18,7 @@ mod docs_keys;
 mod doctor;
 mod documents;
 mod dropped_rows;
+mod endpoint_faults;
 mod endpoint_models;
 mod endpoints;
 mod formats;
@@ -39,6 +41,7 @@ mod schema;
 mod signals;
 mod status_diff;
 mod store_damage;
+mod stored_replies;
 mod studies;
 mod supervisors;
 mod wrong_files;

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::caching::study;
-use crate::support::{Project, assert_contains, ignores_signal, kill, wait_until};
+use crate::support::{Project, assert_contains, children, ignores_signal, kill, wait_until};
 
 /// The study with a training long enough to be killed, which saves its state every 50 steps.
 fn long_study() -> Project {
@@ -23,18 +23,6 @@ fn wait_for_checkpoint(project: &Project) {
         let mut work = fs::read_dir(project.path("cache/work")).into_iter().flatten().flatten();
         work.any(|sandbox| fs::read_dir(sandbox.path().join("scratch")).is_ok_and(|files| files.flatten().any(kept)))
     });
-}
-
-/// Processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<i32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let ids = processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    ids.filter(|id| {
-        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let after = status.rsplit(')').next().unwrap_or_default();
-        after.split_whitespace().nth(1) == Some(&parent.to_string())
-    })
-    .collect()
 }
 
 /// Runs with one and with two threads that `interrupt` kills resume to the bytes of an uninterrupted run.
@@ -64,7 +52,7 @@ fn killed_stage_resumes_to_the_same_bytes() {
     assert_resumes_to_the_same_bytes(|mut child| {
         let stages = children(child.id());
         assert_eq!(stages.len(), 1);
-        kill_process(Pid::from_raw(stages[0]).unwrap(), Signal::KILL).unwrap();
+        kill_process(Pid::from_raw(stages[0].cast_signed()).unwrap(), Signal::KILL).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1));
     });
 }

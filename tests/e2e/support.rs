@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,10 @@ impl Project {
     /// Runs a command and waits for its end.
     pub(crate) fn finish(&self, command: &mut Command) -> Outcome {
         let output = command.output().unwrap();
+        self.outcome(command, output)
+    }
+
+    fn outcome(&self, command: &Command, output: Output) -> Outcome {
         let text = |bytes: Vec<u8>| {
             // The folder's name is random, so it is removed from messages.
             String::from_utf8(bytes).unwrap().replace(&self.folder.path().display().to_string(), "[ROOT]")
@@ -166,6 +170,18 @@ impl Project {
     /// Starts `ablate` here and discards its output.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Runs a command, and calls `look` with the ids of the command and of the processes below it until it ends.
+    pub(crate) fn watch(&self, command: &mut Command, mut look: impl FnMut(&[u32])) -> Outcome {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let root = child.id();
+        let output = std::thread::spawn(|| child.wait_with_output().unwrap());
+        while !output.is_finished() {
+            look(&[vec![root], descendants(root)].concat());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.outcome(command, output.join().unwrap())
     }
 
     /// Every output of an experiment: name and bytes.
@@ -238,6 +254,12 @@ impl Project {
 pub(crate) fn skipped<T>(why: &str) -> Option<T> {
     eprintln!("skipped: {}", why.trim());
     None
+}
+
+/// Prints the figures of a measurement, for `--nocapture`.
+#[allow(clippy::print_stderr, reason = "tests print to stderr")]
+pub(crate) fn print_figures(figures: &str) {
+    eprintln!("{figures}");
 }
 
 pub(crate) fn set_mode(path: &Path, mode: u32) {
@@ -325,6 +347,25 @@ pub(crate) fn wait_until(what: &str, condition: &dyn Fn() -> bool) {
 pub(crate) fn process_state(id: &str) -> String {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|after| after.split_whitespace().next()).unwrap_or_default().to_string()
+}
+
+/// The processes below a process.
+pub(crate) fn descendants(root: u32) -> Vec<u32> {
+    let below = children(root);
+    let further: Vec<u32> = below.iter().flat_map(|id| descendants(*id)).collect();
+    [below, further].concat()
+}
+
+/// Processes whose parent is `parent`.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()));
+    ids.filter(|id| {
+        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let after = status.rsplit(')').next().unwrap_or_default();
+        after.split_whitespace().nth(1) == Some(&parent.to_string())
+    })
+    .collect()
 }
 
 /// Whether a process is alive; false for a zombie.

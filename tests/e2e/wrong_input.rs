@@ -153,8 +153,8 @@ fn unreachable_teacher() {
     let printed = failure(&project, 1).replace(&port.to_string(), "[PORT]");
     expect![[r#"
         error: `rationales` failed: item `row-1`
-          because the request failed after 1 attempt
-          because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
+          because no reply after 1 attempt in 0 s
+          because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: Connection refused (os error 111)
     "#]].assert_eq(&printed);
 }
 

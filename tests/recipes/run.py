@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "experiments/recipes"
 sys.path.insert(0, str(RECIPES))
 
+from endpoints import Endpoint, write_texts  # noqa: E402
 from openai_rollout import Server  # noqa: E402
 
 WORK = ROOT / "target/recipes"
@@ -21,6 +23,7 @@ ENVIRONMENT = os.environ | {"PATH": PATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLIN
 TWO_PROCESSES = "python3 -m torch.distributed.run --standalone --nproc_per_node 2"
 # A third-party server of the OpenAI protocol.
 SERVE = "transformers serve {model} --host 127.0.0.1 --port {port} --device cpu --dtype float32"
+LLAMA_SERVER = "llama-server-vulkan --model {model} --host 127.0.0.1 --port {port} --device none --threads 1 --ctx-size 2048"
 # The largest difference of the losses of one step.
 TOLERANCE = 1e-3
 
@@ -32,14 +35,14 @@ def prepare():
     subprocess.run([sys.executable, ROOT / "tests/recipes/make_checkpoint.py", WORK / "checkpoint"], check=True)
 
 
-def ablate(command, *more):
+def ablate(command, *more, experiment=RECIPES / "side-by-side.toml"):
     checkpoint = ["--set", f"vars.checkpoint={WORK / 'checkpoint'}"]
-    line = [ABLATE, command, RECIPES / "side-by-side.toml", *checkpoint, *more]
+    line = [ABLATE, command, experiment, *checkpoint, *more]
     subprocess.run(line, cwd=WORK, env=ENVIRONMENT, check=True)
 
 
-def read(path):
-    with open(WORK / "out/side-by-side" / path, encoding="utf-8") as file:
+def read(path, experiment="side-by-side"):
+    with open(WORK / "out" / experiment / path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -65,11 +68,29 @@ def samples(path):
     return {rollout["item"]["id"]: (rollout["prompt"], rollout["samples"]) for rollout in read(path)}
 
 
+def endpoints():
+    """Runs stages of ablate at servers."""
+    texts = WORK / "texts.jsonl"
+    write_texts(texts)
+    run = partial(ablate, "run", "--set", f"vars.texts={texts}", experiment=ROOT / "tests/recipes/endpoints.toml")
+    results = partial(read, experiment="endpoints")
+    run("sft")
+    model = (WORK / "out/endpoints/sft/model").resolve()
+    with Server(SERVE.replace("{model}", str(model))) as url:
+        Endpoint("transformers serve", url, model, run, results).check(images=True, compare_texts=compare_texts)
+    # A wheel of llama.cpp's server, which `pip` installs on Linux with x86-64 only.
+    if shutil.which("llama-server-vulkan", path=PATH):
+        subprocess.run([sys.executable, ROOT / "tests/recipes/make_gguf.py", model, WORK / "model.gguf"], check=True)
+        with Server(LLAMA_SERVER.replace("{model}", str(WORK / "model.gguf"))) as url:
+            Endpoint("llama.cpp", url, "model.gguf", run, results).check(images=False, compare_texts=compare_texts)
+
+
 def main():
     prepare()
+    os.environ.update(ENVIRONMENT)
+    endpoints()
     ablate("run", "sft")
     model = (WORK / "out/side-by-side/sft/model").resolve()
-    os.environ.update(ENVIRONMENT)
     with Server(SERVE.replace("{model}", str(model))) as url:
         ablate("run", "--set", f"vars.server=--url {url} --model {model}")
     compare_losses("sft", "trl_sft")

@@ -6,11 +6,13 @@ cd "$(dirname "$0")/../.."
 
 # ABLATE_RECIPES_VENV may name an existing environment with the packages.
 venv=${ABLATE_RECIPES_VENV:-target/recipes-venv}
-packages=experiments/recipes/requirements.txt
-if [ -z "${ABLATE_RECIPES_VENV:-}" ] && ! cmp --silent "$packages" "$venv/requirements.txt"; then
+packages=(experiments/recipes/requirements.txt tests/recipes/llama-cpp.txt)
+if [ -z "${ABLATE_RECIPES_VENV:-}" ] && ! cat "${packages[@]}" | cmp --silent - "$venv/requirements.txt"; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --requirement "$packages"
-    cp "$packages" "$venv/requirements.txt"
+    "$venv/bin/pip" install --quiet --requirement "${packages[0]}"
+    "$venv/bin/pip" install --quiet --no-deps --require-hashes --requirement "${packages[1]}" ||
+        echo "no server of llama.cpp for this machine: it is not tested" >&2
+    cat "${packages[@]}" > "$venv/requirements.txt"
 fi
 "$venv/bin/python" -m unittest discover --quiet --start-directory tests/recipes
 cargo build --release
