@@ -423,9 +423,6 @@ impl Shared<'_> {
                 let error = error.context(format!("no reply after {attempts} in {seconds:.0} s{waits}"));
                 return Outcome::GaveUp(error.context(self.of.source.label(request)), since);
             }
-            if self.stopping.get() {
-                return Outcome::Stopped;
-            }
             self.counts.borrow_mut().retries += 1;
             if self.is_stopped_before(tokio::time::sleep(pause)).await {
                 return Outcome::Stopped;
