@@ -33,7 +33,7 @@ lint:
 cuda *args:
     src/nn/cuda/with-toolkit.sh cargo build --release --features cuda {{args}}
 
-# Ten minutes of fuzzing, the ten targets one after another. A failure prints its seed.
+# Ten minutes of fuzzing, the eleven targets one after another. A failure prints its seed.
 fuzz seconds="60":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 

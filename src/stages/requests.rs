@@ -21,6 +21,9 @@ use ablate_data::images::ImagePacks;
 use ablate_data::records::{FinishReason, Item};
 use ablate_store::{Fault, Replies, Reply, Usage};
 
+/// The most replies of one stage. A larger number is a typing error.
+const MAX_REPLIES: usize = 20_000_000;
+
 /// How the questions are asked.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -116,6 +119,12 @@ impl<'a> Requests<'a> {
         packs: ImagePacks,
         replies: Replies,
     ) -> Result<Requests<'a>> {
+        let total = questions.len().saturating_mul(asked.samples.len());
+        if total > MAX_REPLIES {
+            return Err(wrong_input(anyhow!(
+                "the stage needs {total} replies of its endpoint; at most {MAX_REPLIES} are possible: take fewer samples or items"
+            )));
+        }
         let identify = |question: &Question| {
             let request = chat_request(question, asked.image, &packs)?;
             Ok((request.id(&asked.sampling), request.estimated_tokens()))

@@ -178,6 +178,25 @@ impl Replies {
         self.log.append(&lines, true).context("cannot store the replies of the endpoint")
     }
 
+    pub(super) fn path(&self) -> &Path {
+        self.log.path()
+    }
+
+    /// The numbers of damaged lines. With `remove` they are removed.
+    pub(super) fn damaged_lines(&self, remove: bool) -> Result<Vec<usize>> {
+        let mut damaged = Vec::new();
+        self.log.visit(&mut |line| {
+            if let Line::Damaged(number) = line {
+                damaged.push(number);
+            }
+            Ok(())
+        })?;
+        if remove && !damaged.is_empty() {
+            self.log.rewrite(&|_, _| true)?;
+        }
+        Ok(damaged)
+    }
+
     /// Totals of the stored replies by model and address.
     pub fn totals(&self) -> Result<Vec<ReplyTotals>> {
         self.totals_of(&|_| true)
@@ -266,6 +285,20 @@ mod tests {
             totals.iter().map(|t| (t.model.as_str(), t.replies, t.prompt_tokens, t.cost["EUR"])).collect();
         assert_eq!(found, [("m", 2, 60, 1.5), ("n", 1, 5, 0.5)]);
         assert_eq!(totals[1].bad, BTreeMap::from([("refused".to_string(), 1)]));
+    }
+
+    #[test]
+    fn damaged_reply_is_found_and_affects_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let replies = Replies::open(folder.path());
+        replies.append(&[(key("a"), reply("m", 1)), (key("b"), reply("m", 2))]).unwrap();
+        let mut bytes = ablate_core::base::files::read_bytes(replies.path()).unwrap();
+        let place = bytes.windows(4).position(|part| part == b"Zwei").unwrap();
+        bytes[place] = b'D';
+        ablate_core::base::files::write_atomic(replies.path(), &bytes).unwrap();
+        assert_eq!((replies.get(key("a")), replies.get(key("b"))), (None, Some(reply("m", 2))));
+        assert_eq!(replies.damaged_lines(true).unwrap(), [2]);
+        assert_eq!((replies.damaged_lines(false).unwrap(), replies.totals().unwrap()[0].replies), (vec![], 1));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{ObjectState, StageRecord, Store};
+use super::{ObjectState, Replies, StageRecord, Store};
 use ablate_core::base::Hash;
 use ablate_core::stage::Artifact;
 
@@ -47,6 +47,11 @@ impl Store {
         report.problems.extend(scan.damaged.iter().map(in_line));
         if quarantine && !scan.damaged.is_empty() {
             self.records.rewrite(&|_, _| true)?;
+        }
+        let replies = Replies::open(&self.replies_path());
+        for line in replies.damaged_lines(quarantine)? {
+            let what = format!("the reply in line {line} is damaged: it is requested again when a stage needs it");
+            report.problems.push(Problem { path: replies.path().to_path_buf(), what, producers: Vec::new() });
         }
         for (fingerprint, text) in scan.entries {
             let Ok(record) = serde_json::from_str::<StageRecord>(&text) else {

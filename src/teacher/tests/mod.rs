@@ -1,3 +1,4 @@
 //! Tests of the client against servers of this process.
 
 mod client;
+mod fuzz;
