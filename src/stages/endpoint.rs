@@ -177,7 +177,9 @@ impl Endpoint {
     /// The same endpoint, asked for one more sample after these replies.
     pub(super) fn next_sample(&self, replied: &[Replied]) -> Endpoint {
         let mut spent = Spending::default();
-        replied.iter().for_each(|replied| spent.add(&replied.spent));
+        for one in replied {
+            spent.add(&one.spent);
+        }
         Endpoint { first_sample: self.first_sample + self.samples, samples: 1, spent, ..self.clone() }
     }
 

@@ -238,14 +238,13 @@ impl Dispatcher<'_> {
                 }
                 Outcome::Rejected(error) => run.rejected.push((request, samples, error)),
                 Outcome::AskSingly => again.push(request),
-                Outcome::Known | Outcome::Stopped => {}
                 Outcome::GaveUp(error, since) if shared.health.borrow().answered_since(since) => {
                     run.failed.push((request, error));
                 }
                 Outcome::GaveUp(error, _) | Outcome::Fatal(error) if run.stop.is_none() => {
                     run.stop = Some(Stop::Fatal(error));
                 }
-                Outcome::GaveUp(..) | Outcome::Fatal(_) => {}
+                Outcome::Known | Outcome::Stopped | Outcome::GaveUp(..) | Outcome::Fatal(_) => {}
             }
         }
         if run.answered {

@@ -130,7 +130,7 @@ fn every_fault_is_survived() {
     let server = FaultServer::start(move |body, attempt| match draw(body, attempt) {
         Fault::None => Fault::Slow(20),
         // These pause all requests, so they are rare.
-        Fault::RetryAfterSeconds(1) | Fault::RetryAfterDate if summands(body).unwrap().0 % 10 > 0 => {
+        Fault::RetryAfterSeconds(1) | Fault::RetryAfterDate if !summands(body).unwrap().0.is_multiple_of(10) => {
             Fault::TooManyRequests
         }
         fault => fault,
