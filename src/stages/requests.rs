@@ -98,7 +98,8 @@ pub(super) struct Requests<'a> {
     questions: &'a [Question<'a>],
     packs: ImagePacks,
     replies: Replies,
-    requests: Vec<Request>,
+    /// Without those that have the same content.
+    distinct: Vec<Request>,
     /// The request of each question.
     of_question: Vec<usize>,
     /// Samples of each request that have no reply, or a bad one that is requested again.
@@ -130,26 +131,26 @@ impl<'a> Requests<'a> {
             Ok((request.id(&asked.sampling), request.estimated_tokens()))
         };
         let ids: Vec<(Hash, u64)> = questions.par_iter().map(identify).collect::<Result<_>>()?;
-        let mut requests: Vec<Request> = Vec::new();
+        let mut distinct: Vec<Request> = Vec::new();
         let mut known: HashMap<Hash, usize> = HashMap::new();
         let mut of_question = Vec::with_capacity(questions.len());
         for (question, (id, prompt_tokens)) in ids.into_iter().enumerate() {
             let request = *known.entry(id).or_insert_with(|| {
                 let keys = asked.samples.clone().map(|sample| ChatRequest::sample_key(id, sample)).collect();
-                requests.push(Request { question, prompt_tokens, keys });
-                requests.len() - 1
+                distinct.push(Request { question, prompt_tokens, keys });
+                distinct.len() - 1
             });
             of_question.push(request);
         }
-        let open = RefCell::new(vec![Vec::new(); requests.len()]);
-        Ok(Requests { asked, questions, packs, replies, requests, of_question, open })
+        let open = RefCell::new(vec![Vec::new(); distinct.len()]);
+        Ok(Requests { asked, questions, packs, replies, distinct, of_question, open })
     }
 
     /// Finds the samples that have to be requested. Returns what the others have cost.
     pub(super) fn find_open(&self, is_usable: IsUsable, retry: &BTreeSet<String>) -> Spending {
         let mut spent = Spending::default();
         let mut open = self.open.borrow_mut();
-        for (request, samples) in self.requests.iter().zip(&mut *open) {
+        for (request, samples) in self.distinct.iter().zip(&mut *open) {
             samples.clear();
             for (sample, key) in request.keys.iter().enumerate() {
                 let Some(reply) = self.replies.get(*key) else {
@@ -173,18 +174,18 @@ impl<'a> Requests<'a> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.requests.len()
+        self.distinct.len()
     }
 
     /// Replies to all requests.
     pub(super) fn total(&self) -> u64 {
-        self.requests.iter().map(|request| request.keys.len() as u64).sum()
+        self.distinct.iter().map(|request| request.keys.len() as u64).sum()
     }
 
     /// Estimated tokens of the prompt, and missing samples, of every request that has to be sent.
     pub(super) fn missing(&self) -> Vec<(u64, u64)> {
         let open = self.open.borrow();
-        let open = self.requests.iter().zip(&*open).filter(|(_, samples)| !samples.is_empty());
+        let open = self.distinct.iter().zip(&*open).filter(|(_, samples)| !samples.is_empty());
         open.map(|(request, samples)| (request.prompt_tokens, samples.len() as u64)).collect()
     }
 
@@ -195,14 +196,14 @@ impl<'a> Requests<'a> {
             let usage = request.keys.iter().filter_map(|key| Some(self.replies.get(*key)?.usage));
             usage.map(|usage| (prompt_tokens, usage)).collect::<Vec<_>>()
         };
-        self.requests.iter().flat_map(replies).collect()
+        self.distinct.iter().flat_map(replies).collect()
     }
 
     /// The replies to all questions, and facts about them.
     pub(super) fn collect(self, is_usable: IsUsable, sent: RequestProgress, stored: u64) -> Result<Replied> {
         let mut replied = Replied { sent, stored, ..Replied::default() };
-        let mut responses: Vec<Vec<Response>> = Vec::with_capacity(self.requests.len());
-        for request in &self.requests {
+        let mut responses: Vec<Vec<Response>> = Vec::with_capacity(self.distinct.len());
+        for request in &self.distinct {
             let mut of_request = Vec::with_capacity(request.keys.len());
             for key in &request.keys {
                 let reply =
@@ -232,23 +233,23 @@ impl<'a> Requests<'a> {
 
 impl Source for Requests<'_> {
     fn open(&self, request: usize) -> usize {
-        let (keys, mut open) = (&self.requests[request].keys, self.open.borrow_mut());
+        let (keys, mut open) = (&self.distinct[request].keys, self.open.borrow_mut());
         // Another process may have asked the same in the meantime.
         open[request].retain(|open| open.again || self.replies.get(keys[open.sample]).is_none());
         open[request].len()
     }
 
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
-        let question = &self.questions[self.requests[request].question];
+        let question = &self.questions[self.distinct[request].question];
         Ok(chat_request(question, self.asked.image, &self.packs)?.body(&self.asked.sampling, samples))
     }
 
     fn prompt_tokens(&self, request: usize) -> u64 {
-        self.requests[request].prompt_tokens
+        self.distinct[request].prompt_tokens
     }
 
     fn label(&self, request: usize) -> String {
-        self.questions[self.requests[request].question].label.clone()
+        self.questions[self.distinct[request].question].label.clone()
     }
 
     fn answered(&self, answers: Vec<(usize, Vec<Answer>)>) -> Result<()> {
@@ -259,7 +260,7 @@ impl Source for Requests<'_> {
                 if open[request].is_empty() {
                     continue;
                 }
-                let key = self.requests[request].keys[open[request].remove(0).sample];
+                let key = self.distinct[request].keys[open[request].remove(0).sample];
                 let earlier = self.replies.get(key);
                 lines.push((key, self.asked.reply(answer, earlier.as_ref())));
             }
