@@ -12,7 +12,7 @@ fn project_with_teacher() -> Project {
     let project = Project::new();
     let (url, _thread) = endpoint(usize::MAX, |_| chat_response("One and one.\n### Answer: 2"));
     project.write("rows.jsonl", r#"{"id": "1", "answer": "2", "answer_type": "number", "conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]}"#);
-    let teacher = format!("teacher = {{ api = \"openai\", url = \"{url}\", model = \"m\", retries = 0 }}");
+    let teacher = format!("teacher = {{ api = \"openai\", url = \"{url}\", model = \"m\", patience_seconds = 0 }}");
     let stages = format!(
         "[stage.items]\nkind = \"items\"\npath = \"rows.jsonl\"\n\n[stage.teach]\nkind = \"distill\"\nitems = \"items\"\n{teacher}\n\n"
     );
