@@ -10,13 +10,17 @@ use ablate_core::base::escape::escape_line;
 use ablate_core::stage::ManifestEntry;
 use ablate_store::Provenance;
 
+/// Longer values of a summary are indented.
+const LINE: usize = 100;
+
 pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
     let shown = session.query(&plan).show(id);
     if shell.json {
-        return shell.json(&shown);
+        // As a value, in which the record replaces its hash of the same name.
+        return shell.json(&serde_json::to_value(&shown)?);
     }
     let mut text = format!("{}  ({}, {})\n", shown.summary.name, shown.summary.kind, shown.summary.state);
     for reason in &shown.summary.reasons {
@@ -46,7 +50,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     }
     text.push_str("\nsummary\n");
     for (key, value) in &record.summary.0 {
-        text.push_str(&format!("  {key} = {value}\n"));
+        text.push_str(&format!("  {key} = {}\n", readable(value)));
     }
     let Provenance { host, device, version, threads, started, seconds, log: _ } = &record.provenance;
     text.push_str(&format!("\nran on {host} ({device}, {threads} threads) at {started} "));
@@ -56,4 +60,13 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     }
     shell.result(&text);
     Ok(())
+}
+
+/// A value on one line, or indented if that is long.
+fn readable(value: &serde_json::Value) -> String {
+    let line = value.to_string();
+    if line.chars().count() <= LINE || !(value.is_object() || value.is_array()) {
+        return line;
+    }
+    format!("{value:#}").replace('\n', "\n  ")
 }
