@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::common::{MAX_COUNT, check_max, check_range, with_threads};
-use super::endpoint_table::{EndpointKeys, Omitted};
+use super::endpoint_table::{EndpointKeys, Omitted, SentImages};
 use super::image_input::ImageInput;
 use super::request_estimate::estimate;
 use super::requests::{Asked, IsUsable, Question, Replied, Requests};
-use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, Sampling, Source, Spending};
+use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, ImageUrls, Sampling, Source, Spending};
 use ablate_core::base::{Hash, RequestProgress};
 use ablate_core::stage::{ConfigError, EstimateContext, Manifest, RequestEstimate, StageContext};
 use ablate_data::images::ImagePacks;
@@ -119,6 +119,7 @@ impl Endpoint {
             parameters,
             omit,
             retry,
+            images: _,
             key_env: _,
             api_version: _,
             concurrency: _,
@@ -153,7 +154,11 @@ impl Endpoint {
         is_usable: IsUsable,
         ctx: &StageContext,
     ) -> Result<Replied> {
-        let requests = self.requests(questions, image, ctx.threads, &ctx.images, &ctx.replies)?;
+        let urls = match self.keys.images {
+            Some(SentImages::File) => ImageUrls::Files(ctx.scratch.join("images")),
+            Some(SentImages::Data) | None => ImageUrls::Data,
+        };
+        let requests = self.requests(questions, image, urls, ctx.threads, &ctx.images, &ctx.replies)?;
         let mut spent = requests.find_open(is_usable, &ctx.retry);
         spent.add(&self.spent);
         let total = requests.total();
@@ -191,7 +196,7 @@ impl Endpoint {
         is_usable: IsUsable,
         ctx: &EstimateContext,
     ) -> Result<RequestEstimate> {
-        let requests = self.requests(questions, image, ctx.threads, &ctx.images, &ctx.replies)?;
+        let requests = self.requests(questions, image, ImageUrls::Data, ctx.threads, &ctx.images, &ctx.replies)?;
         requests.find_open(is_usable, &BTreeSet::new());
         let (missing, known) = (requests.missing(), requests.known());
         Ok(estimate(&missing, &known, self.max_tokens, self.keys.prices.as_ref()))
@@ -201,6 +206,7 @@ impl Endpoint {
         &self,
         questions: &'a [Question<'a>],
         image: ImageInput,
+        image_urls: ImageUrls,
         threads: usize,
         packs: &BTreeMap<Hash, PathBuf>,
         replies: &Path,
@@ -211,6 +217,7 @@ impl Endpoint {
             samples: self.first_sample..self.first_sample + self.samples,
             retry: self.keys.retry.clone().unwrap_or_default(),
             image,
+            image_urls,
         };
         let (packs, replies) = (ImagePacks::open(packs)?, Replies::open(replies));
         with_threads(threads, || Requests::new(asked, questions, packs, replies))?

@@ -53,6 +53,17 @@ pub(super) enum Omitted {
     MaxTokens,
 }
 
+/// How images are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SentImages {
+    /// As data URLs.
+    #[default]
+    Data,
+    /// As files of this machine, by `file://` URLs.
+    File,
+}
+
 /// The keys of [`endpoint_table`] that do not have a default of their own in each kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EndpointKeys {
@@ -62,6 +73,7 @@ pub(super) struct EndpointKeys {
     pub(super) parameters: Option<Map<String, Value>>,
     pub(super) omit: Option<BTreeSet<Omitted>>,
     pub(super) retry: Option<BTreeSet<BadReply>>,
+    pub(super) images: Option<SentImages>,
     pub(super) key_env: Option<String>,
     pub(super) api_version: Option<String>,
     pub(super) concurrency: Option<usize>,
@@ -95,6 +107,8 @@ macro_rules! endpoint_table {
             omit: Option<std::collections::BTreeSet<$crate::stages::endpoint_table::Omitted>>,
             /// Kinds of bad replies that are requested once more.
             retry: Option<std::collections::BTreeSet<$crate::stages::endpoint_table::BadReply>>,
+            /// How images are sent.
+            images: Option<$crate::stages::endpoint_table::SentImages>,
             key_env: Option<String>,
             /// Azure's `api-version`.
             api_version: Option<String>,
@@ -119,6 +133,7 @@ macro_rules! endpoint_table {
                     parameters: self.parameters.clone(),
                     omit: self.omit.clone(),
                     retry: self.retry.clone(),
+                    images: self.images,
                     key_env: self.key_env.clone(),
                     api_version: self.api_version.clone(),
                     concurrency: self.concurrency,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::endpoint_table::BadReply;
 use super::image_input::ImageInput;
-use crate::teacher::{Answer, ChatRequest, ContentPart, Sampling, Source, Spending};
+use crate::teacher::{Answer, ChatRequest, ContentPart, ImageUrls, Sampling, Source, Spending};
 use ablate_core::base::{Hash, RequestProgress, wrong_input};
 use ablate_core::stage::Summary;
 use ablate_data::chat_prompt::ChatPrompt;
@@ -35,6 +35,7 @@ pub(super) struct Asked {
     /// Kinds of bad replies that are requested once more.
     pub(super) retry: BTreeSet<BadReply>,
     pub(super) image: ImageInput,
+    pub(super) image_urls: ImageUrls,
 }
 
 /// One prompt of a stage.
@@ -241,7 +242,11 @@ impl Source for Requests<'_> {
 
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
         let question = &self.questions[self.distinct[request].question];
-        Ok(chat_request(question, self.asked.image, &self.packs)?.body(&self.asked.sampling, samples))
+        chat_request(question, self.asked.image, &self.packs)?.body(
+            &self.asked.sampling,
+            samples,
+            &self.asked.image_urls,
+        )
     }
 
     fn prompt_tokens(&self, request: usize) -> u64 {

@@ -21,4 +21,4 @@ pub use budget::{Budget, Prices, Spending};
 pub use client::{Client, ClientConfig};
 pub use completion::{Choice, Tokens};
 pub use dispatch::{Answer, DispatchConfig, Dispatcher, Source};
-pub use request::{ChatRequest, ContentPart, Sampling};
+pub use request::{ChatRequest, ContentPart, ImageUrls, Sampling};

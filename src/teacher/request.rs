@@ -1,12 +1,15 @@
 //! The content of a request: its JSON body, and the hash that identifies its reply.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
+use anyhow::{Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
 use serde_json::{Map, Value, json};
 
-use ablate_core::base::Hash;
+use ablate_core::base::{Hash, files};
 
 /// The messages that a model receives.
 #[derive(Clone, Debug)]
@@ -39,15 +42,39 @@ pub struct Sampling {
     pub omit: BTreeSet<String>,
 }
 
-impl ContentPart {
-    fn body(&self) -> Value {
+/// How the images of a request are sent.
+#[derive(Clone, Debug, Default)]
+pub enum ImageUrls {
+    /// As data URLs.
+    #[default]
+    Data,
+    /// As files in this folder, for an endpoint that can read it.
+    Files(PathBuf),
+}
+
+impl ImageUrls {
+    fn url(&self, bytes: &[u8]) -> Result<String> {
+        let format = image_format(bytes);
         match self {
-            ContentPart::Text(text) => json!({ "type": "text", "text": text }),
-            ContentPart::Image(bytes) => {
-                let url = format!("data:image/{};base64,{}", image_format(bytes), STANDARD.encode(bytes));
-                json!({ "type": "image_url", "image_url": { "url": url } })
+            ImageUrls::Data => Ok(format!("data:image/{format};base64,{}", STANDARD.encode(bytes))),
+            ImageUrls::Files(folder) => {
+                let path = folder.join(format!("{}.{format}", Hash::of_bytes(bytes)));
+                if !path.exists() {
+                    files::write_unsynced(&path, bytes)?;
+                }
+                let url = Url::from_file_path(&path);
+                Ok(url.map_err(|()| anyhow!("`{}` is not an absolute path", path.display()))?.to_string())
             }
         }
+    }
+}
+
+impl ContentPart {
+    fn body(&self, urls: &ImageUrls) -> Result<Value> {
+        Ok(match self {
+            ContentPart::Text(text) => json!({ "type": "text", "text": text }),
+            ContentPart::Image(bytes) => json!({ "type": "image_url", "image_url": { "url": urls.url(bytes)? } }),
+        })
     }
 
     fn identity(&self) -> Value {
@@ -71,10 +98,10 @@ fn image_format(bytes: &[u8]) -> &'static str {
 
 impl ChatRequest {
     /// The body for a number of samples.
-    pub fn body(&self, sampling: &Sampling, samples: usize) -> Vec<u8> {
+    pub fn body(&self, sampling: &Sampling, samples: usize, urls: &ImageUrls) -> Result<Vec<u8>> {
         let content = match &self.content[..] {
             [ContentPart::Text(text)] => json!(text),
-            parts => parts.iter().map(ContentPart::body).collect(),
+            parts => Value::Array(parts.iter().map(|part| part.body(urls)).collect::<Result<_>>()?),
         };
         let mut body = sampling.fields();
         let mut messages = Vec::new();
@@ -86,7 +113,7 @@ impl ChatRequest {
         if samples > 1 {
             body.insert("n".to_string(), json!(samples));
         }
-        Value::Object(body).to_string().into_bytes()
+        Ok(Value::Object(body).to_string().into_bytes())
     }
 
     /// Identifies this request by its content: the model, the messages with the hashes of their images, and the sampling. The
@@ -161,7 +188,7 @@ mod tests {
     }
 
     fn body(request: &ChatRequest, sampling: &Sampling, samples: usize) -> Value {
-        serde_json::from_slice(&request.body(sampling, samples)).unwrap()
+        serde_json::from_slice(&request.body(sampling, samples, &ImageUrls::Data).unwrap()).unwrap()
     }
 
     #[test]
@@ -187,6 +214,17 @@ mod tests {
         {
             assert_eq!(image_format(bytes), format);
         }
+    }
+
+    #[test]
+    fn images_may_be_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let urls = ImageUrls::Files(folder.path().join("a folder"));
+        let url = urls.url(b"\x89PNG").unwrap();
+        assert!(url.starts_with("file:///") && url.contains("/a%20folder/") && url.ends_with(".png"), "{url}");
+        assert_eq!(urls.url(b"\x89PNG").unwrap(), url);
+        let path = Url::parse(&url).unwrap().to_file_path().unwrap();
+        assert_eq!(files::read_bytes(&path).unwrap(), b"\x89PNG");
     }
 
     #[test]

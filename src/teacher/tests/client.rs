@@ -12,8 +12,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::teacher::{
-    Answer, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig, Dispatcher, Prices, Sampling,
-    Source, Spending,
+    Answer, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig, Dispatcher, ImageUrls, Prices,
+    Sampling, Source, Spending,
 };
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{ErrorChain, RequestProgress};
@@ -111,7 +111,7 @@ impl Source for Memory {
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
         let sampling = Sampling { model: "teacher".into(), temperature: 0.5, max_tokens: 64, ..Sampling::default() };
         let content = vec![ContentPart::Text(format!("Question {request}?"))];
-        Ok(ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples))
+        ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples, &ImageUrls::Data)
     }
 
     fn prompt_tokens(&self, _request: usize) -> u64 {
