@@ -12,7 +12,10 @@ use super::endpoint_table::{EndpointKeys, Omitted, SentImages};
 use super::image_input::ImageInput;
 use super::request_estimate::estimate;
 use super::requests::{Asked, IsUsable, Question, Replied, Requests};
-use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, ImageUrls, Sampling, Source, Spending};
+use crate::teacher::{
+    BatchConfig, BatchLimits, Batches, Client, ClientConfig, DispatchConfig, Dispatcher, ImageUrls, Prices, Sampling,
+    Source, Spending,
+};
 use ablate_core::base::{Hash, RequestProgress};
 use ablate_core::stage::{ConfigError, EstimateContext, Manifest, RequestEstimate, StageContext};
 use ablate_data::images::ImagePacks;
@@ -21,6 +24,7 @@ use ablate_store::Replies;
 const CONCURRENCY: usize = 8;
 const TIMEOUT_SECONDS: u64 = 300;
 const PATIENCE_SECONDS: u64 = 600;
+const BATCH_POLL_SECONDS: u64 = 60;
 const MAX_CONCURRENCY: usize = 1024;
 /// One year.
 const MAX_SECONDS: usize = 366 * 24 * 60 * 60;
@@ -58,6 +62,7 @@ impl Endpoint {
             ("max_tokens", self.max_tokens == 0),
             ("concurrency", keys.concurrency == Some(0)),
             ("timeout_seconds", keys.timeout_seconds == Some(0)),
+            ("batch_poll_seconds", keys.batch_poll_seconds == Some(0)),
         ] {
             if zero {
                 mistake(key, format!("`{key}` must be at least 1"));
@@ -71,8 +76,12 @@ impl Endpoint {
             }
         }
         if let Some(prices) = &keys.prices {
-            let numbers =
-                [("input", Some(prices.input)), ("cached_input", prices.cached_input), ("output", Some(prices.output))];
+            let numbers = [
+                ("input", Some(prices.input)),
+                ("cached_input", prices.cached_input),
+                ("output", Some(prices.output)),
+                ("batch", Some(prices.batch)),
+            ];
             for (key, price) in numbers {
                 if price.is_some_and(|price| !(price >= 0.0 && price.is_finite())) {
                     mistake(&format!("prices.{key}"), "a price must be a number from 0".to_string());
@@ -95,13 +104,21 @@ impl Endpoint {
                 mistake(&format!("parameters.{field}"), format!("`{field}` is set by ablate"));
             }
         }
+        if keys.batch == Some(true) && keys.images == Some(SentImages::File) {
+            let message = "a batch is processed later and elsewhere: leave out `images = \"file\"`";
+            mistake("images", message.to_string());
+        }
         if keys.api_version.as_deref().is_some_and(|version| !version.bytes().all(is_unreserved)) {
             mistake("api_version", "an API version has letters, digits and `-`, such as `2024-10-21`".to_string());
         }
         let path = |key: &str| format!("{name}.{key}");
         check_max(&mut errors, MAX_COUNT, [(&*path("samples"), Some(self.samples))]);
         check_max(&mut errors, MAX_CONCURRENCY, [(&*path("concurrency"), keys.concurrency)]);
-        for (key, seconds) in [("timeout_seconds", keys.timeout_seconds), ("patience_seconds", keys.patience_seconds)] {
+        for (key, seconds) in [
+            ("timeout_seconds", keys.timeout_seconds),
+            ("patience_seconds", keys.patience_seconds),
+            ("batch_poll_seconds", keys.batch_poll_seconds),
+        ] {
             let seconds = seconds.map(|seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
             check_max(&mut errors, MAX_SECONDS, [(&*path(key), seconds)]);
         }
@@ -129,6 +146,8 @@ impl Endpoint {
             tokens_per_minute: _,
             prices: _,
             budget: _,
+            batch: _,
+            batch_poll_seconds: _,
         } = keys;
         manifest.value(&format!("{name}.url"), url);
         manifest.value(&format!("{name}.model"), model);
@@ -170,11 +189,15 @@ impl Endpoint {
                 ctx.progress.note(format!("{} of {total} replies are in the store", total - open));
             }
             let client = Client::new(self.client_config(), &ctx.variables)?;
-            let config = self.dispatch_config();
-            let (source, progress) = (&requests, ctx.progress);
-            let dispatcher =
-                Dispatcher { client: &client, config: &config, source, progress, spent, done: total - open, total };
-            sent = dispatcher.run(to_send)?;
+            let (client, source, progress, done) = (&client, &requests, ctx.progress, total - open);
+            sent = if self.is_batch() {
+                let config = &self.batch_config(ctx.detach);
+                let (replies, scratch) = (&ctx.replies, &ctx.scratch);
+                Batches { client, config, source, progress, spent, done, total, replies, scratch }.run(&to_send)?
+            } else {
+                let config = &self.dispatch_config();
+                Dispatcher { client, config, source, progress, spent, done, total }.run(to_send)?
+            };
         }
         requests.collect(is_usable, sent, total - open)
     }
@@ -199,7 +222,7 @@ impl Endpoint {
         let requests = self.requests(questions, image, ImageUrls::Data, ctx.threads, &ctx.images, &ctx.replies)?;
         requests.find_open(is_usable, &BTreeSet::new());
         let (missing, known) = (requests.missing(), requests.known());
-        Ok(estimate(&missing, &known, self.max_tokens, self.keys.prices.as_ref()))
+        Ok(estimate(&missing, &known, self.max_tokens, self.prices().as_ref()))
     }
 
     fn requests<'a>(
@@ -239,10 +262,29 @@ impl Endpoint {
             patience: Duration::from_secs(self.keys.patience_seconds.unwrap_or(PATIENCE_SECONDS)),
             requests_per_minute: self.keys.requests_per_minute,
             tokens_per_minute: self.keys.tokens_per_minute,
-            prices: self.keys.prices.clone(),
+            prices: self.prices(),
             budget: self.keys.budget.clone().unwrap_or_default(),
             max_tokens: self.max_tokens,
         }
+    }
+
+    fn batch_config(&self, detach: bool) -> BatchConfig {
+        BatchConfig {
+            requests: self.dispatch_config(),
+            poll: Duration::from_secs(self.keys.batch_poll_seconds.unwrap_or(BATCH_POLL_SECONDS)),
+            limits: BatchLimits::default(),
+            detach,
+        }
+    }
+
+    fn is_batch(&self) -> bool {
+        self.keys.batch == Some(true)
+    }
+
+    /// The prices of the replies that will be requested.
+    fn prices(&self) -> Option<Prices> {
+        let prices = self.keys.prices.as_ref();
+        prices.map(|prices| if self.is_batch() { prices.of_batch() } else { prices.clone() })
     }
 
     fn sampling(&self) -> Sampling {

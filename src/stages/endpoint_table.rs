@@ -83,6 +83,8 @@ pub(super) struct EndpointKeys {
     pub(super) tokens_per_minute: Option<f64>,
     pub(super) prices: Option<Prices>,
     pub(super) budget: Option<Budget>,
+    pub(super) batch: Option<bool>,
+    pub(super) batch_poll_seconds: Option<u64>,
 }
 
 /// Declares the table of a model behind an endpoint: its own keys and those of every endpoint. A macro, since a struct with
@@ -122,6 +124,10 @@ macro_rules! endpoint_table {
             prices: Option<$crate::teacher::Prices>,
             /// The stage stops before it exceeds one of these limits.
             budget: Option<$crate::teacher::Budget>,
+            /// Whether requests are sent as batches, which cost less and take up to a day.
+            batch: Option<bool>,
+            /// The pause between two looks at a batch.
+            batch_poll_seconds: Option<u64>,
         }
 
         impl $name {
@@ -143,6 +149,8 @@ macro_rules! endpoint_table {
                     tokens_per_minute: self.tokens_per_minute,
                     prices: self.prices.clone(),
                     budget: self.budget.clone(),
+                    batch: self.batch,
+                    batch_poll_seconds: self.batch_poll_seconds,
                 }
             }
         }

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn without_replies_the_limits_are_the_estimate() {
-        let prices = Prices { input: 1.0, cached_input: None, output: 10.0, currency: "EUR".into() };
+        let prices = Prices { input: 1.0, cached_input: None, output: 10.0, batch: 0.5, currency: "EUR".into() };
         let found = estimate(&[(100, 1), (300, 2)], &[], 50, Some(&prices));
         assert_eq!(found.tokens, Some(Range { low: 200.0, expected: 475.0, high: 950.0 }));
         let cost = found.cost.unwrap();

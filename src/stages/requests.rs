@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::endpoint_table::BadReply;
 use super::image_input::ImageInput;
-use crate::teacher::{Answer, ChatRequest, ContentPart, ImageUrls, Sampling, Source, Spending};
+use crate::teacher::{
+    Answer, ChatRequest, ContentPart, ImageUrls, KeyedAnswer, KeyedSource, Sampling, Source, Spending,
+};
 use ablate_core::base::{Hash, RequestProgress, wrong_input};
 use ablate_core::stage::Summary;
 use ablate_data::chat_prompt::ChatPrompt;
@@ -269,6 +271,32 @@ impl Source for Requests<'_> {
                 let earlier = self.replies.get(key);
                 lines.push((key, self.asked.reply(answer, earlier.as_ref())));
             }
+        }
+        self.replies.append(&lines)
+    }
+}
+
+impl KeyedSource for Requests<'_> {
+    fn open_keys(&self, request: usize) -> Vec<Hash> {
+        // Another process may have asked the same in the meantime.
+        Source::open(self, request);
+        let keys = &self.distinct[request].keys;
+        self.open.borrow()[request].iter().map(|open| keys[open.sample]).collect()
+    }
+
+    fn is_stored(&self, key: Hash, since: Timestamp) -> bool {
+        self.replies.get(key).is_some_and(|reply| reply.at >= since)
+    }
+
+    fn store(&self, answers: Vec<KeyedAnswer>) -> Result<()> {
+        let mut lines = Vec::new();
+        let mut open = self.open.borrow_mut();
+        for KeyedAnswer { key, request, answer } in answers {
+            if let Some(request) = request {
+                let keys = &self.distinct[request].keys;
+                open[request].retain(|open| keys[open.sample] != key);
+            }
+            lines.push((key, self.asked.reply(answer, self.replies.get(key).as_ref())));
         }
         self.replies.append(&lines)
     }

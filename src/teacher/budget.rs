@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::anyhow;
 use serde::Deserialize;
 
 use super::completion::Tokens;
+use ablate_core::base::wrong_input;
 use ablate_store::Usage;
 
 /// Prices per million tokens.
@@ -17,9 +19,16 @@ pub struct Prices {
     pub cached_input: Option<f64>,
     /// Of replies.
     pub output: f64,
+    /// Factor of the other prices for replies that come by a batch.
+    #[serde(default = "half")]
+    pub batch: f64,
     /// Three capital letters.
     #[serde(default = "dollars")]
     pub currency: String,
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 fn dollars() -> String {
@@ -27,6 +36,19 @@ fn dollars() -> String {
 }
 
 impl Prices {
+    /// The prices of replies that come by a batch.
+    #[must_use]
+    pub fn of_batch(&self) -> Prices {
+        let Prices { input, cached_input, output, batch, currency } = self;
+        Prices {
+            input: input * batch,
+            cached_input: cached_input.map(|price| price * batch),
+            output: output * batch,
+            batch: *batch,
+            currency: currency.clone(),
+        }
+    }
+
     /// The cost of these tokens.
     pub fn cost(&self, tokens: Tokens) -> f64 {
         let cached = tokens.cached.min(tokens.prompt);
@@ -95,6 +117,14 @@ impl Budget {
     }
 }
 
+/// The error of a stage that the budget stops after `done` of `total` replies.
+pub(super) fn budget_error(limit: &str, done: u64, total: u64) -> anyhow::Error {
+    wrong_input(anyhow!(
+        "the budget is spent after {done} of {total} replies: {limit}\nhelp: all replies are kept; with a larger `budget` the same \
+         command continues"
+    ))
+}
+
 /// Estimates the prompt tokens of requests. It learns from the numbers that the endpoint returns.
 #[derive(Debug, Default)]
 pub(super) struct PromptTokens {
@@ -121,7 +151,7 @@ mod tests {
     use super::*;
 
     fn prices() -> Prices {
-        Prices { input: 2.0, cached_input: Some(1.0), output: 10.0, currency: "EUR".into() }
+        Prices { input: 2.0, cached_input: Some(1.0), output: 10.0, batch: 0.5, currency: "EUR".into() }
     }
 
     #[test]
@@ -132,6 +162,7 @@ mod tests {
         assert!((without.cost(tokens) - 3.0).abs() < 1e-12);
         assert_eq!(Prices::usage(Some(&prices()), tokens).cost.keys().collect::<Vec<_>>(), ["EUR"]);
         assert_eq!(Prices::usage(None, tokens).cost, BTreeMap::new());
+        assert!((prices().of_batch().cost(tokens) - 1.25).abs() < 1e-12);
     }
 
     #[test]

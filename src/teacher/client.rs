@@ -17,6 +17,8 @@ use ablate_store::Fault;
 
 /// A body of an error is cut at this length.
 const MAX_ERROR_BYTES: usize = 64 << 10;
+/// No body may be longer, however many tokens it may have.
+const MAX_BODY_BYTES: usize = 256 << 20;
 /// The longest body of a chat completion without a text.
 const BODY_BYTES: usize = 1 << 20;
 /// The longest text of one token in bytes, with escapes.
@@ -39,9 +41,9 @@ pub struct ClientConfig {
 
 /// A client, for requests at the same time.
 pub struct Client {
-    config: ClientConfig,
-    key: ApiKey,
-    http: reqwest::Client,
+    pub(super) config: ClientConfig,
+    pub(super) key: ApiKey,
+    pub(super) http: reqwest::Client,
 }
 
 /// A successful response.
@@ -105,12 +107,23 @@ impl Client {
         &self.config.url
     }
 
+    /// The first line of a text, without the API key.
+    pub(super) fn first_line(&self, text: &str) -> String {
+        // Masked before it is cut, since a part of the key would not be found.
+        failure::first_line(&self.key.mask(text))
+    }
+
     /// The full URL of a path such as `chat/completions`.
     fn full_url(&self, path: &str) -> String {
-        let base = format!("{}/{path}", self.config.url.trim_end_matches('/'));
+        self.url_below(&self.config.url, path)
+    }
+
+    /// The full URL of a path below another base URL.
+    pub(super) fn url_below(&self, base: &str, path: &str) -> String {
+        let url = format!("{}/{path}", base.trim_end_matches('/'));
         match &self.config.api_version {
-            None => base,
-            Some(version) => format!("{base}?api-version={version}"),
+            None => url,
+            Some(version) => format!("{url}?api-version={version}"),
         }
     }
 
@@ -121,22 +134,32 @@ impl Client {
         let response = request.send().await.map_err(|error| failure::from_transport(&url, &error))?;
         let response = self.check_status(&url, response).await?;
         let pause = exhausted_limit(response.headers());
-        let limit = BODY_BYTES + samples * self.config.max_tokens as usize * BYTES_PER_TOKEN;
+        let limit = self.body_limit(samples);
         let (bytes, complete) = read(&url, response, limit).await?;
         if !complete {
-            let text = format!("a body of more than {limit} bytes");
-            return Ok(Received { completion: faulty(Fault::TooLong, text), pause });
+            return Ok(Received { completion: too_long(limit), pause });
         }
-        let mut completion = match completion::parse(&bytes) {
+        let completion = self.parse(&bytes).map_err(|error| {
+            let error = anyhow!("the endpoint at `{url}` returned the error {error}");
+            Failure::Retryable { error, pause }
+        })?;
+        Ok(Received { completion, pause })
+    }
+
+    /// The longest body of a chat completion with this many texts.
+    pub(super) fn body_limit(&self, samples: usize) -> usize {
+        let texts = samples.saturating_mul(self.config.max_tokens as usize).saturating_mul(BYTES_PER_TOKEN);
+        BODY_BYTES.saturating_add(texts).min(MAX_BODY_BYTES)
+    }
+
+    /// The completion in the body of a successful response, without the API key. The error is one that a gateway reports with the
+    /// status 200.
+    pub(super) fn parse(&self, bytes: &[u8]) -> Result<Completion, String> {
+        let mut completion = match completion::parse(bytes) {
             Ok(completion) => completion,
-            Err(Unreadable::Error(error)) => {
-                let error = self.key.mask(&error);
-                let error = anyhow!("the endpoint at `{url}` returned the error {}", failure::first_line(&error));
-                return Err(Failure::Retryable { error, pause });
-            }
+            Err(Unreadable::Error(error)) => return Err(self.first_line(&error)),
             Err(Unreadable::Malformed(cause)) => {
-                // Masked before it is cut, since a part of the key would not be found.
-                let line = failure::first_line(&self.key.mask(&String::from_utf8_lossy(&bytes)));
+                let line = self.first_line(&String::from_utf8_lossy(bytes));
                 faulty(Fault::Malformed, format!("{cause}: {line}"))
             }
         };
@@ -146,11 +169,11 @@ impl Client {
             choice.reasoning = self.key.mask(&choice.reasoning);
         }
         completion.model = completion.model.map(|model| self.key.mask(&model));
-        Ok(Received { completion, pause })
+        Ok(completion)
     }
 
     /// The response, if its status is a success.
-    async fn check_status(&self, url: &str, response: Response) -> Result<Response, Failure> {
+    pub(super) async fn check_status(&self, url: &str, response: Response) -> Result<Response, Failure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -166,7 +189,7 @@ impl Client {
 }
 
 /// Reads a body up to a limit, and whether this is all of it.
-async fn read(url: &str, mut response: Response, limit: usize) -> Result<(Vec<u8>, bool), Failure> {
+pub(super) async fn read(url: &str, mut response: Response, limit: usize) -> Result<(Vec<u8>, bool), Failure> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure::from_transport(url, &error))? {
         let space = limit - bytes.len();
@@ -176,6 +199,11 @@ async fn read(url: &str, mut response: Response, limit: usize) -> Result<(Vec<u8
         }
     }
     Ok((bytes, true))
+}
+
+/// The reply in place of a completion of more than `limit` bytes.
+pub(super) fn too_long(limit: usize) -> Completion {
+    faulty(Fault::TooLong, format!("a body of more than {limit} bytes"))
 }
 
 fn faulty(fault: Fault, text: String) -> Completion {

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -14,18 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::budget::{Budget, Prices, PromptTokens, Spending};
+use super::backoff::Backoff;
+use super::budget::{Budget, Prices, PromptTokens, Spending, budget_error};
 use super::client::{Client, Received};
 use super::completion::{Choice, Completion, Tokens};
 use super::failure::Failure;
 use super::health::Health;
 use super::rate_limit::RateLimit;
-use ablate_core::base::{Money, Progress, RequestProgress, StageEvent, wrong_input};
+use ablate_core::base::{Money, Progress, RequestProgress, StageEvent};
 use ablate_store::{Fault, Usage};
 
-/// The pause before the first retry. It doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often outages are checked.
 const TICK: Duration = Duration::from_millis(500);
 /// The bodies of requests in flight have at most this size together, unless one alone is larger.
@@ -318,12 +315,7 @@ impl Dispatcher<'_> {
             Some(Stop::Fatal(error)) => return Err(error),
             Some(Stop::Terminated) => return Err(anyhow!("stopped after {} of {} replies", run.done, self.total)),
             Some(Stop::Budget(limit)) => {
-                return Err(wrong_input(anyhow!(
-                    "the budget is spent after {} of {} replies: {limit}\nhelp: all replies are kept; with a larger `budget` the \
-                     same command continues",
-                    run.done,
-                    self.total
-                )));
+                return Err(budget_error(&limit, run.done, self.total));
             }
             None => {}
         }
@@ -380,15 +372,11 @@ impl Shared<'_> {
         if samples == 0 {
             return Outcome::Known;
         }
-        let patience = self.of.config.patience;
-        let mut first_failure = None;
-        let mut attempts = 0;
-        let mut backoff = FIRST_PAUSE;
+        let mut backoff = Backoff::new(self.of.config.patience);
         loop {
             if self.is_stopped_before(self.rate.wait(tokens)).await {
                 return Outcome::Stopped;
             }
-            attempts += 1;
             let (error, pause) = match self.attempt(request, samples).await {
                 Ok(received) => {
                     if let Some(text) = self.health.borrow_mut().answered() {
@@ -404,29 +392,22 @@ impl Shared<'_> {
                 Err(Failure::Rejected(error)) => return Outcome::Rejected(error),
                 Err(Failure::Retryable { error, pause }) => (error, pause),
             };
-            tracing::debug!(request = self.of.source.label(request), attempts, error = format!("{error:#}"), "failed");
+            tracing::debug!(request = self.of.source.label(request), error = format!("{error:#}"), "failed");
             self.health.borrow_mut().failed(&error);
-            let since = *first_failure.get_or_insert_with(Instant::now);
             if let Some(pause) = pause {
                 self.rate.pause(pause);
             }
-            let pause = pause.unwrap_or_default().max(backoff.mul_f64(0.5 + 0.5 * random_fraction()));
-            if since.elapsed() + pause > patience {
-                let (seconds, count) = (since.elapsed().as_secs_f64(), attempts);
-                let attempts = if count == 1 { "1 attempt".to_string() } else { format!("{count} attempts") };
-                let waits = if pause > Duration::from_secs(60) {
-                    format!("; the next one would be in {:.0} s", pause.as_secs_f64())
-                } else {
-                    String::new()
-                };
-                let error = error.context(format!("no reply after {attempts} in {seconds:.0} s{waits}"));
-                return Outcome::GaveUp(error.context(self.of.source.label(request)), since);
-            }
+            let pause = match backoff.failed(pause) {
+                Ok(pause) => pause,
+                Err(end) => {
+                    let error = error.context(end.to_string()).context(self.of.source.label(request));
+                    return Outcome::GaveUp(error, end.since);
+                }
+            };
             self.counts.borrow_mut().retries += 1;
             if self.is_stopped_before(tokio::time::sleep(pause)).await {
                 return Outcome::Stopped;
             }
-            backoff = (backoff * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -449,9 +430,4 @@ impl Shared<'_> {
         let _permit = permit.map_err(|error| Failure::Permanent(anyhow!("BUG: {error}")))?;
         self.of.client.complete(body, samples).await
     }
-}
-
-/// A random number from 0 to 1, so that clients that failed together do not return together. It is no part of any result.
-fn random_fraction() -> f64 {
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

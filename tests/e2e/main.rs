@@ -2,9 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests change files as users do")]
 
+#[allow(dead_code, reason = "unit tests use the rest")]
+#[path = "../../src/teacher/tests/batch_server.rs"]
+mod batch_server;
 mod fault_server;
 mod support;
 
+mod batches;
 mod budgets;
 mod caching;
 mod chain;

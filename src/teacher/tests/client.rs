@@ -411,7 +411,7 @@ fn budget_stops_before_it_is_exceeded() {
     let (message, _) = dispatch(&client(&url), &config(tokens), 4, 1).error();
     assert!(message.contains("60 of 133 tokens, and the next request may need 74"), "{message}");
     thread.join().unwrap();
-    let prices = Some(Prices { input: 1e5, cached_input: None, output: 1e5, currency: "USD".into() });
+    let prices = Some(Prices { input: 1e5, cached_input: None, output: 1e5, batch: 0.5, currency: "USD".into() });
     let (url, thread) = server(vec![usage("1")]);
     let cost = Budget { cost: Some(10.0), ..Budget::default() };
     let (message, _) = dispatch(&client(&url), &DispatchConfig { prices, ..config(cost) }, 2, 1).error();

@@ -1,4 +1,6 @@
-//! Tests of the client against servers of this process.
+//! Tests of the client and of batches against servers of this process.
 
+mod batch;
+mod batch_server;
 mod client;
 mod fuzz;
