@@ -204,8 +204,8 @@ mod tests {
     use super::*;
     use expect_test::expect;
 
-    fn range(low: f64, expected: f64, high: f64) -> Option<Range> {
-        Some(Range { low, expected, high })
+    fn range(low: f64, expected: f64, high: f64) -> Range {
+        Range { low, expected, high }
     }
 
     fn estimate(requests: u64, stored: u64) -> RequestEstimate {
@@ -216,8 +216,8 @@ mod tests {
     fn stages_and_their_total_are_listed() {
         let mut estimates = RequestEstimates::default();
         let teach = RequestEstimate {
-            tokens: range(40_000.4, 54_000.0, 71_000.0),
-            cost: range(0.8, 1.1, 1.5),
+            tokens: Some(range(40_000.4, 54_000.0, 71_000.0)),
+            cost: Some(range(0.8, 1.1, 1.5)),
             currency: Some("USD".to_string()),
             basis: "replies of 20 stored ones".to_string(),
             ..estimate(180, 20)
@@ -230,7 +230,11 @@ mod tests {
         .assert_eq(&estimates.render());
         for id in 1..=2 {
             let free = RequestEstimate { cost: None, currency: None, ..teach.clone() };
-            estimates.add(InstanceId(id), "judge", RequestEstimate { tokens: range(500.0, 500.0, 500.0), ..free });
+            estimates.add(
+                InstanceId(id),
+                "judge",
+                RequestEstimate { tokens: Some(range(500.0, 500.0, 500.0)), ..free },
+            );
         }
         let euros = RequestEstimate { currency: Some("EUR".to_string()), tokens: None, ..teach };
         estimates.add(InstanceId(3), "eval", RequestEstimate { basis: String::new(), requests: 1, stored: 0, ..euros });

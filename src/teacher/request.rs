@@ -221,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let urls = ImageUrls::Files(folder.path().join("a folder"));
         let url = urls.url(b"\x89PNG").unwrap();
-        assert!(url.starts_with("file:///") && url.contains("/a%20folder/") && url.ends_with(".png"), "{url}");
+        assert!(url.starts_with("file:///") && url.contains("/a%20folder/") && url.contains(".png"), "{url}");
         assert_eq!(urls.url(b"\x89PNG").unwrap(), url);
         let path = Url::parse(&url).unwrap().to_file_path().unwrap();
         assert_eq!(files::read_bytes(&path).unwrap(), b"\x89PNG");

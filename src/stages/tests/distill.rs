@@ -11,7 +11,7 @@ fn answer(text: &str) -> Value {
 }
 
 /// The table of a teacher with one request at a time.
-fn teacher(url: &str, more: Value) -> Value {
+fn teacher(url: &str, more: &Value) -> Value {
     let mut table = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 1, "patience_seconds": 0 });
     table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     table
@@ -21,9 +21,9 @@ fn teacher(url: &str, more: Value) -> Value {
 fn runner(count: usize) -> Runner {
     let runner = Runner::new();
     let item = |number: usize| {
-        let dataset = if number % 2 == 0 { "even" } else { "odd" };
+        let dataset = if number.is_multiple_of(2) { "even" } else { "odd" };
         let question = format!("Question {number}?");
-        let answer_type = if number % 2 == 0 { "number" } else { "text" };
+        let answer_type = if number.is_multiple_of(2) { "number" } else { "text" };
         let item = json!({
             "id": number.to_string(), "dataset": dataset, "question": question, "answer_type": answer_type, "answers": ["2"],
         });
@@ -46,7 +46,7 @@ fn data_sets_have_their_own_prompts_and_hints() {
     let mut runner = runner(2);
     let (url, thread) = endpoint(vec![answer("2"), answer("2")]);
     let datasets = json!({ "odd": { "system": "Be odd.", "hint": false } });
-    let table = json!({ "items": "items", "teacher": teacher(&url, json!({ "datasets": datasets })) });
+    let table = json!({ "items": "items", "teacher": teacher(&url, &json!({ "datasets": datasets })) });
     runner.run("kept", "distill", &table).unwrap();
     let requests = thread.join().unwrap();
     assert!(system(&requests[0]).starts_with("You explain how to find the answer to a question. "));
@@ -55,7 +55,7 @@ fn data_sets_have_their_own_prompts_and_hints() {
     assert!(!turn(&requests[1]).contains("Reference"), "{}", turn(&requests[1]));
     // A misspelt data set is an error.
     let datasets = json!({ "odds": { "hint": false } });
-    let table = json!({ "items": "items", "teacher": teacher(&url, json!({ "datasets": datasets })) });
+    let table = json!({ "items": "items", "teacher": teacher(&url, &json!({ "datasets": datasets })) });
     let error = runner.run("wrong", "distill", &table).unwrap_err();
     assert!(ErrorChain::of(&error).input);
     assert_eq!(
@@ -67,7 +67,7 @@ fn data_sets_have_their_own_prompts_and_hints() {
 #[test]
 fn hint_and_instruction_must_agree() {
     let wrong =
-        |more: Value| mistakes("distill", &json!({ "items": "a", "teacher": teacher("http://x", more) })).join("\n");
+        |more: Value| mistakes("distill", &json!({ "items": "a", "teacher": teacher("http://x", &more) })).join("\n");
     assert_eq!(
         wrong(json!({ "hint": false, "instruction": "{question} {answer}" })),
         "teacher.hint: `hint = false` keeps the reference answer from the teacher, but the instruction has `{answer}`"
@@ -76,14 +76,14 @@ fn hint_and_instruction_must_agree() {
         wrong(json!({ "instruction": "{question}", "datasets": { "a": { "hint": true } } })),
         "teacher.datasets.a.hint: `hint = true` gives the teacher the reference answer, but the instruction has no `{answer}`"
     );
-    parse("distill", &json!({ "items": "a", "teacher": teacher("http://x", json!({ "instruction": "{question}" })) }));
+    parse("distill", &json!({ "items": "a", "teacher": teacher("http://x", &json!({ "instruction": "{question}" })) }));
 }
 
 #[test]
 fn rejected_items_are_asked_for_another_sample() {
     let mut runner = runner(3);
     let (url, thread) = endpoint(vec![answer("2"), answer("3"), answer("4"), answer("2"), answer("5"), answer("6")]);
-    let table = |resample: u64| json!({ "items": "items", "resample": resample, "teacher": teacher(&url, json!({})) });
+    let table = |resample: u64| json!({ "items": "items", "resample": resample, "teacher": teacher(&url, &json!({})) });
     let summary = runner.run("kept", "distill", &table(2)).unwrap();
     // Item 1 is right the second time; item 2 is asked three times.
     assert_eq!(thread.join().unwrap().len(), 6);
@@ -104,7 +104,7 @@ fn rejected_items_are_asked_for_another_sample() {
 fn answer_types_have_their_own_filter() {
     let mut runner = runner(2);
     let (url, thread) = endpoint(vec![answer("3"), answer("3")]);
-    let table = json!({ "items": "items", "keep": { "text": "all" }, "teacher": teacher(&url, json!({})) });
+    let table = json!({ "items": "items", "keep": { "text": "all" }, "teacher": teacher(&url, &json!({})) });
     runner.run("kept", "distill", &table).unwrap();
     thread.join().unwrap();
     let kept: Vec<Item> = runner.read("kept/items.jsonl");
@@ -119,7 +119,7 @@ fn teachers_must_agree() {
     let mut runner = runner(3);
     let (one, first) = endpoint(vec![answer("2"), answer("7"), answer("8")]);
     let (other, second) = endpoint(vec![answer("2"), answer("7"), answer("9")]);
-    let teachers = json!([teacher(&one, json!({})), teacher(&other, json!({ "model": "n" }))]);
+    let teachers = json!([teacher(&one, &json!({})), teacher(&other, &json!({ "model": "n" }))]);
     let table = json!({ "items": "items", "keep": "all", "agreement": 2, "teacher": teachers });
     let summary = runner.run("kept", "distill", &table).unwrap();
     let requests = [first, second].map(|thread| thread.join().unwrap());
@@ -128,7 +128,7 @@ fn teachers_must_agree() {
     assert_eq!(kept.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), ["0", "0#2", "1", "1#2"]);
     assert_eq!(summary.0["rejected"], json!({ "with an answer that too few teachers give": 2 }));
     let wrong = |more: Value| {
-        let mut table = json!({ "items": "a", "teacher": teacher("http://x", json!({})) });
+        let mut table = json!({ "items": "a", "teacher": teacher("http://x", &json!({})) });
         table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         mistakes("distill", &table).join("\n")
     };
@@ -141,7 +141,7 @@ fn teachers_must_agree() {
         "agreement: `agreement` is the number of teachers that must agree: at least 2"
     );
     assert_eq!(wrong(json!({ "teacher": [] })), "teacher: the list of teachers is empty");
-    let second = json!({ "teacher": [teacher("http://x", json!({})), { "api": "openai", "url": "http://x" }] });
+    let second = json!({ "teacher": [teacher("http://x", &json!({})), { "api": "openai", "url": "http://x" }] });
     assert_eq!(wrong(second), "teacher.1.model: the api `openai` needs a `model`");
 }
 
@@ -150,7 +150,7 @@ fn summary_shows_what_was_dropped_and_doubtful_labels() {
     let mut runner = runner(4);
     let replies = [answer("2"), answer("two"), answer("3"), json!([choice("It is two.", "stop")])];
     let (url, thread) = endpoint(replies.to_vec());
-    let table = json!({ "items": "items", "teacher": teacher(&url, json!({})) });
+    let table = json!({ "items": "items", "teacher": teacher(&url, &json!({})) });
     let summary = runner.run("kept", "distill", &table).unwrap();
     thread.join().unwrap();
     let another = "with another answer than the reference";

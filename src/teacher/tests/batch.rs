@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::batch_server::{BatchServer, LineOutcome, question};
 use crate::teacher::{
     Answer, BatchConfig, BatchLimits, Batches, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig,
-    KeyedAnswer, KeyedSource, Prices, Sampling, Source, Spending,
+    ImageUrls, KeyedAnswer, KeyedSource, Prices, Sampling, Source, Spending,
 };
 use ablate_core::base::{Detached, ErrorChain, Hash, Progress, RequestProgress, StageEvent, files};
 use ablate_store::Fault;
@@ -44,7 +44,7 @@ impl Source for Memory<'_> {
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
         let sampling = Sampling { model: "m".into(), temperature: 0.5, max_tokens: 64, ..Sampling::default() };
         let content = vec![ContentPart::Text(format!("Question {request}?"))];
-        Ok(ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples))
+        ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples, &ImageUrls::Data)
     }
 
     fn prompt_tokens(&self, _request: usize) -> u64 {
