@@ -15,6 +15,7 @@ mod image_pack;
 mod loaded_model;
 mod lost_rows;
 mod metrics;
+mod remote_model;
 mod request_estimate;
 mod requests;
 mod sampling;
