@@ -5,13 +5,16 @@ pub mod formats;
 pub mod generate;
 pub mod kinds;
 
+mod baseline;
 mod common;
 mod drop_report;
 mod endpoint;
 mod endpoint_table;
 mod file_source;
+mod fill;
 mod image_input;
 mod image_pack;
+mod judge_model;
 mod loaded_model;
 mod lost_rows;
 mod metrics;

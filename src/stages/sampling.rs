@@ -49,11 +49,11 @@ pub(super) struct Sampling {
 /// Declares the table of a kind that samples responses: its own keys and those of sampling. A macro, since a struct
 /// with serde's `flatten` cannot refuse unknown keys.
 macro_rules! sampling_table {
-    ($(#[$attribute:meta])* struct $name:ident { $($own_keys:tt)* }) => {
+    ($(#[$attribute:meta])* struct $name:ident $(<$model:ident>)? { $($own_keys:tt)* }) => {
         $(#[$attribute])*
         #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
-        struct $name {
+        struct $name $(<$model>)? {
             $($own_keys)*
             prompt: Option<ablate_data::prompts::PromptTemplate>,
             temperature: Option<f64>,
@@ -76,7 +76,7 @@ macro_rules! sampling_table {
             too_long: $crate::stages::too_long::TooLongAction,
         }
 
-        impl $name {
+        impl $(<$model>)? $name $(<$model>)? {
             /// The sampling keys; missing ones are taken from `defaults`.
             fn sampling(&self, defaults: $crate::stages::sampling::Sampling) -> $crate::stages::sampling::Sampling {
                 $crate::stages::sampling::Sampling {
@@ -333,8 +333,8 @@ pub(super) fn select_items(
     datasets: Option<&BTreeSet<String>>,
     take: Option<Take>,
 ) -> Result<Vec<Item>> {
-    let items = filter_datasets(common::read_items(input)?, datasets, "item", |item| &item.dataset)
-        .map_err(wrong_input)?;
+    let items =
+        filter_datasets(common::read_items(input)?, datasets, "item", |item| &item.dataset).map_err(wrong_input)?;
     let count = match take {
         None => return Ok(items),
         Some(Take::First(count) | Take::Random(count)) => count,
