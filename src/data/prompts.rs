@@ -100,6 +100,14 @@ pub fn cot_response(rationale: &str, answer: &str) -> String {
     format!("{}\n{ANSWER_MARKER} {}", rationale.trim_end(), answer.trim())
 }
 
+/// An answer in the form of a style, without a rationale.
+pub fn bare_response(answer: &str, style: Style) -> String {
+    match style {
+        Style::Direct => answer.to_string(),
+        Style::Cot => format!("{ANSWER_MARKER} {answer}"),
+    }
+}
+
 /// A template given as a table. Serde's untagged enums would not name the wrong key.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -19,7 +19,7 @@ pub(crate) fn label_error(label: &str) -> Option<String> {
         .then(|| format!("`{label}` is not a label: no spaces and none of `, : / \\ *`, {MAX_LABEL} bytes at most"))
 }
 
-/// The label of a value: its text. For a table its `name`, or else its keys and values as `words=90+...`; for a list
+/// The label of a value: its text. For a table its `name` or `baseline`, or else its keys and values as `words=90+...`; for a list
 /// its elements joined by `+`.
 pub(crate) fn label_of(node: &Node) -> String {
     let text = text_of(node);
@@ -34,7 +34,7 @@ fn text_of(node: &Node) -> String {
         Data::Boolean(flag) => flag.to_string(),
         Data::List(nodes) => nodes.iter().map(text_of).collect::<Vec<_>>().join("+"),
         Data::Table(table) => {
-            if let Some(name) = table.get("name").and_then(Node::as_str) {
+            if let Some(name) = ["name", "baseline"].into_iter().find_map(|key| table.get(key)).and_then(Node::as_str) {
                 return name.to_string();
             }
             let pairs = table.0.iter().map(|(key, entry)| format!("{key}={}", text_of(&entry.node)));

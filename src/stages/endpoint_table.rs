@@ -90,11 +90,11 @@ pub(super) struct EndpointKeys {
 /// Declares the table of a model behind an endpoint: its own keys and those of every endpoint. A macro, since a struct with
 /// serde's `flatten` cannot refuse unknown keys.
 macro_rules! endpoint_table {
-    ($(#[$attribute:meta])* struct $name:ident { $($own_keys:tt)* }) => {
+    ($(#[$attribute:meta])* $visibility:vis struct $name:ident { $($own_keys:tt)* }) => {
         $(#[$attribute])*
         #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
-        struct $name {
+        $visibility struct $name {
             $($own_keys)*
             url: Option<String>,
             model: Option<String>,

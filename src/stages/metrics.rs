@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::judge_model::JudgeFacts;
 use ablate_core::base::files;
 use ablate_core::stage::{StageContext, Summary};
 use ablate_data::jsonl;
 use ablate_data::records::{Failure, FinishReason, Overlap, Score};
 
-/// Writes `scores.jsonl` and `metrics.json`. `checked` says whether the scores were checked for contamination.
-pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool) -> Result<Summary> {
+/// Writes `scores.jsonl` and `metrics.json`. `checked` says whether the scores were checked for contamination; `judge` has
+/// facts about the judge model.
+pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool, judge: Option<JudgeFacts>) -> Result<Summary> {
     jsonl::write(&ctx.output("scores.jsonl"), scores)?;
-    let metrics = Metrics::new(scores, checked);
+    let metrics = Metrics { judge, ..Metrics::new(scores, checked) };
     files::write_json(&ctx.output("metrics.json"), &metrics)?;
     let summary = Summary::default()
         .with("items", metrics.overall.items)
@@ -21,6 +23,10 @@ pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool) -> Resu
         .with("compliance", metrics.overall.compliance)
         .with("readable", metrics.overall.readable)
         .with("cut", metrics.overall.cut);
+    let summary = match &metrics.judge {
+        Some(judge) => summary.with("judge", judge),
+        None => summary,
+    };
     let summary = match metrics.overall.failures {
         Some(failures) => summary.with("failures", failures),
         None => summary,
@@ -39,6 +45,9 @@ struct Metrics {
     #[serde(flatten)]
     overall: Means,
     datasets: BTreeMap<String, Means>,
+    /// The judge model that replaced the rules of some answer types; `None` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judge: Option<JudgeFacts>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -88,7 +97,7 @@ impl Metrics {
             groups.entry(score.dataset.clone()).or_default().push(score);
         }
         let datasets = groups.into_iter().map(|(name, scores)| (name, Means::new(&scores, checked))).collect();
-        Metrics { overall: Means::new(&scores.iter().collect::<Vec<_>>(), checked), datasets }
+        Metrics { overall: Means::new(&scores.iter().collect::<Vec<_>>(), checked), datasets, judge: None }
     }
 }
 

@@ -12,8 +12,8 @@ use super::image_input::ImageInput;
 use super::loaded_model::LoadedModel;
 use super::too_long::{self, Encoded, TooLongAction, encode};
 use super::training_common;
-use ablate_core::base::{files, wrong_input};
-use ablate_core::stage::{ConfigError, Manifest, StageContext};
+use ablate_core::base::{Seed, files, wrong_input};
+use ablate_core::stage::{ConfigError, InputPath, Manifest, StageContext};
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
@@ -49,11 +49,11 @@ pub(super) struct Sampling {
 /// Declares the table of a kind that samples responses: its own keys and those of sampling. A macro, since a struct
 /// with serde's `flatten` cannot refuse unknown keys.
 macro_rules! sampling_table {
-    ($(#[$attribute:meta])* struct $name:ident { $($own_keys:tt)* }) => {
+    ($(#[$attribute:meta])* struct $name:ident $(<$model:ident>)? { $($own_keys:tt)* }) => {
         $(#[$attribute])*
         #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
-        struct $name {
+        struct $name $(<$model>)? {
             $($own_keys)*
             prompt: Option<ablate_data::prompts::PromptTemplate>,
             temperature: Option<f64>,
@@ -76,7 +76,7 @@ macro_rules! sampling_table {
             too_long: $crate::stages::too_long::TooLongAction,
         }
 
-        impl $name {
+        impl $(<$model>)? $name $(<$model>)? {
             /// The sampling keys; missing ones are taken from `defaults`.
             fn sampling(&self, defaults: $crate::stages::sampling::Sampling) -> $crate::stages::sampling::Sampling {
                 $crate::stages::sampling::Sampling {
@@ -326,15 +326,15 @@ impl StopStrings<'_> {
     }
 }
 
-/// The items of a role that `datasets` and `take` select, in the order of the input.
+/// The items of an input that `datasets` and `take` select, in the order of the input.
 pub(super) fn select_items(
-    ctx: &StageContext,
-    role: &str,
+    input: &InputPath,
+    seed: Seed,
     datasets: Option<&BTreeSet<String>>,
     take: Option<Take>,
 ) -> Result<Vec<Item>> {
-    let items = filter_datasets(common::read_items(ctx.input(role)?)?, datasets, "item", |item| &item.dataset)
-        .map_err(wrong_input)?;
+    let items =
+        filter_datasets(common::read_items(input)?, datasets, "item", |item| &item.dataset).map_err(wrong_input)?;
     let count = match take {
         None => return Ok(items),
         Some(Take::First(count) | Take::Random(count)) => count,
@@ -344,7 +344,7 @@ pub(super) fn select_items(
     }
     let mut chosen: Vec<usize> = (0..items.len()).collect();
     if let Some(Take::Random(_)) = take {
-        ablate_data::rng::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
+        ablate_data::rng::shuffle(&mut chosen, &mut seed.stream("take"));
     }
     chosen.truncate(count);
     chosen.sort_unstable();

@@ -1,13 +1,14 @@
 //! The prompts of a teacher: ablate's own, those of the table, and those for single data sets.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::fill::{fill_placeholders, reference_answer};
 use ablate_core::stage::ConfigError;
 use ablate_data::prompts::option_lines;
-use ablate_data::records::{AnswerType, Item};
+use ablate_data::records::Item;
 
 /// The system message for questions about an image, with the reference answer as a hint. The paper's own is not public; this one
 /// is ablate's.
@@ -104,37 +105,21 @@ impl TeacherPrompts {
     }
 }
 
-/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` replaced in one pass, so that such a name
-/// inside a question is not replaced.
+/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` replaced.
 fn fill(instruction: &str, item: &Item) -> String {
     let options = option_lines(&item.options);
-    let mut answers = item.answers.clone();
-    if matches!(item.answer_type, AnswerType::Vqa | AnswerType::VqaEval | AnswerType::Textvqa) {
-        // Several annotators give the same answer.
-        let mut distinct = BTreeSet::new();
-        answers.retain(|answer| distinct.insert(answer.clone()));
-    }
-    let answer = item.images.escape(&answers.join(" or "));
-    let instruction = item.images.escape(instruction);
+    let answer = item.images.escape(&reference_answer(item));
     let form = if item.answer_type.is_multiple_choice() { "<letter>" } else { "<answer>" };
     let values =
         [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
-    let mut filled = String::new();
-    let mut rest = instruction.as_str();
-    while let Some(start) = rest.find('{') {
-        filled.push_str(&rest[..start]);
-        rest = &rest[start..];
-        let (name, value) = values.iter().find(|(name, _)| rest.starts_with(name)).unwrap_or(&("{", "{"));
-        filled.push_str(value);
-        rest = &rest[name.len()..];
-    }
-    filled + rest
+    fill_placeholders(&item.images.escape(instruction), &values)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use ablate_data::image_keys::ImageKeys;
+    use ablate_data::records::AnswerType;
 
     fn item() -> Item {
         Item {

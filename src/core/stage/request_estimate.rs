@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::{Result, anyhow};
 use serde::Serialize;
 
 use super::InputPath;
@@ -19,6 +20,13 @@ pub struct EstimateContext {
     /// Folder of the replies of endpoints.
     pub replies: PathBuf,
     pub threads: usize,
+}
+
+impl EstimateContext {
+    /// The input of a role. A missing role is a bug of the kind, reported as an error.
+    pub fn input(&self, role: &str) -> Result<&InputPath> {
+        self.inputs.get(role).ok_or_else(|| anyhow!("BUG: the stage declares no input `{role}`"))
+    }
 }
 
 /// The requests of a stage that runs next.

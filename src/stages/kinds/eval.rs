@@ -1,37 +1,31 @@
-//! `eval`: one response per item of a benchmark, judged. The model is a checkpoint or is served by an endpoint. The
-//! score of every item is kept, so that two evaluations can be compared item by item.
+//! `eval`: one response per item of a benchmark, judged. The model is a checkpoint, is served by an endpoint, or is a
+//! baseline. The score of every item is kept, so that two evaluations can be compared item by item.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
 
 use anyhow::{Context, Result};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::stages::baseline::{Baseline, BaselineRollouts};
 use crate::stages::common::{self, with_threads};
-use crate::stages::endpoint::Endpoint;
-use crate::stages::endpoint_table::endpoint_table;
 use crate::stages::image_input::{BlankImages, ImageInput};
+use crate::stages::judge_model::{Candidate, JudgeModel, Judged};
 use crate::stages::loaded_model::LoadedModel;
-use crate::stages::requests::{Question, Response};
+use crate::stages::remote_model::{RemoteModel, RemoteRollouts, SampledModel};
 use crate::stages::sampling::{self, Sampling, Take, sampling_table};
-use crate::stages::too_long::TooLongAction;
 use crate::stages::{metrics, training_common};
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, EstimateContext, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, RequestEstimate,
+    Stage, StageContext, Summary,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD, judge};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_data::images::ImagePacks;
-use ablate_data::prompts::{PromptTemplate, Style};
-use ablate_data::records::{Item, Overlap, Rollout, Sample, Score};
-use ablate_nn::Precision;
-use ablate_store::Fault;
+use ablate_data::prompts::{PromptTemplate, Style, bare_response};
+use ablate_data::records::{FinishReason, Item, Overlap, Rollout, Sample, Score, Verdict};
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -45,17 +39,19 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
-    schema: schema_of::<Table>,
+    schema: schema_of::<Table<EvalModel>>,
 };
 
 sampling_table! {
 /// The keys of the kind. Decoding is greedy unless a temperature is given.
-struct Table {
-    model: EvalModel,
+struct Table<M> {
+    model: M,
     benchmark: Reference,
     /// What the model receives of an item's image.
     #[serde(default)]
     image: ImageInput,
+    /// A model that judges the answers instead of their rules.
+    judge: Option<JudgeModel>,
 }}
 
 #[derive(Debug)]
@@ -66,28 +62,14 @@ struct Eval {
     sampling: Sampling,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
+    judge: Option<JudgeModel>,
 }
 
 /// The evaluated model.
 #[derive(Debug)]
 enum EvalModel {
-    Checkpoint(Reference),
-    Remote(Box<RemoteModel>),
-}
-
-endpoint_table! {
-/// A model that an endpoint serves.
-struct RemoteModel {
-    /// Its label in the names of instances.
-    name: Option<String>,
-    api: Api,
-}}
-
-#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Api {
-    /// An OpenAI-compatible endpoint.
-    Openai,
+    Sampled(SampledModel),
+    Baseline(Baseline),
 }
 
 /// The responses of a model to the items of a benchmark.
@@ -99,71 +81,135 @@ struct Responded {
     summary: Summary,
 }
 
+/// The response to an item, and its verdict.
+struct JudgedRollout {
+    item: Item,
+    prompt: String,
+    sample: Sample,
+    verdict: Verdict,
+}
+
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let table: Table = config::parse(table)?;
-    let sampling = table.sampling(Sampling::new(PromptTemplate::direct(), 1, 0.0));
-    let sampling = match &table.model {
-        EvalModel::Checkpoint(_) => sampling,
-        EvalModel::Remote(remote) => remote.sampling(sampling),
+    let defaults = Sampling::new(PromptTemplate::direct(), 1, 0.0);
+    let eval = if Baseline::is_given(table) {
+        let table: Table<Baseline> = config::parse(table)?;
+        let sampling = table.sampling(defaults.clone());
+        let errors = table.model.check(&sampling, table.image);
+        let sampling = Sampling { max_tokens: defaults.max_tokens, ..sampling };
+        table.check(&sampling, errors)?.into_eval(sampling, EvalModel::Baseline)
+    } else {
+        let table: Table<SampledModel> = config::parse(table)?;
+        let sampling = table.sampling(defaults);
+        let (sampling, errors) = match &table.model {
+            SampledModel::Checkpoint(_) => (sampling, Vec::new()),
+            SampledModel::Remote(remote) => {
+                let sampling = remote.sampling(sampling);
+                let errors = remote.check(&sampling, table.image);
+                (sampling, errors)
+            }
+        };
+        table.check(&sampling, errors)?.into_eval(sampling, EvalModel::Sampled)
     };
-    let mut errors = sampling.check(table.take);
-    if let EvalModel::Remote(remote) = &table.model {
-        errors = remote.check(&sampling, table.image).into_iter().chain(errors).collect();
+    Ok(Box::new(eval))
+}
+
+impl<M> Table<M> {
+    /// The table, if it has no mistakes. `errors` are those of its model.
+    fn check(self, sampling: &Sampling, mut errors: Vec<ConfigError>) -> Result<Table<M>, Vec<ConfigError>> {
+        errors.extend(sampling.check(self.take));
+        common::check_datasets(&mut errors, self.datasets.as_ref());
+        errors.extend(self.judge.iter().flat_map(|judge| judge.check("judge")));
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
-    common::check_datasets(&mut errors, table.datasets.as_ref());
-    if !errors.is_empty() {
-        return Err(errors);
+
+    fn into_eval(self, sampling: Sampling, model_of: impl Fn(M) -> EvalModel) -> Eval {
+        let Table { model, benchmark, image, datasets, take, judge, .. } = self;
+        Eval { model: model_of(model), benchmark, image, sampling, datasets, take, judge }
     }
-    let Table { model, benchmark, image, datasets, take, .. } = table;
-    Ok(Box::new(Eval { model, benchmark, image, sampling, datasets, take }))
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model, benchmark: _, image, sampling, datasets, take } = self;
+        let Eval { model, benchmark: _, image, sampling, datasets, take, judge } = self;
         sampling.identify(manifest);
         manifest.value("prompt.style", &sampling.prompt.style);
         manifest.value_unless("image", image, &ImageInput::Given);
         manifest.value_unless("take", take, &None);
         manifest.value_unless("datasets", datasets, &None);
-        if let EvalModel::Remote(remote) = model {
-            remote.identify(sampling, manifest);
+        match model {
+            EvalModel::Sampled(SampledModel::Checkpoint(_)) => {}
+            EvalModel::Sampled(SampledModel::Remote(remote)) => remote.identify(sampling, manifest),
+            EvalModel::Baseline(baseline) => baseline.identify(manifest),
+        }
+        if let Some(judge) = judge {
+            judge.identify("judge", manifest);
         }
     }
 
     fn inputs(&self) -> Vec<Input> {
         let model = match &self.model {
-            EvalModel::Checkpoint(model) => Some(common::stage_input("model", model, &[ArtifactKind::Checkpoint])),
-            EvalModel::Remote(_) => None,
+            EvalModel::Sampled(model) => model.input(),
+            EvalModel::Baseline(baseline) => Some(baseline.input()),
         };
         let benchmark = common::stage_input("benchmark", &self.benchmark, &[ArtifactKind::Items]);
         model.into_iter().chain([benchmark]).collect()
     }
 
     fn pool(&self) -> Option<Pool> {
-        matches!(self.model, EvalModel::Remote(_)).then_some(Pool::Teacher)
-    }
-
-    fn variables(&self) -> Vec<String> {
         match &self.model {
-            EvalModel::Checkpoint(_) => Vec::new(),
-            EvalModel::Remote(remote) => remote.endpoint(&self.sampling).variables(),
+            EvalModel::Sampled(model) => model.pool(),
+            EvalModel::Baseline(_) if self.judge.is_some() => Some(Pool::Teacher),
+            EvalModel::Baseline(_) => Some(Pool::Light),
         }
     }
 
+    fn variables(&self) -> Vec<String> {
+        let of_model = match &self.model {
+            EvalModel::Sampled(model) => model.variables(&self.sampling),
+            EvalModel::Baseline(_) => Vec::new(),
+        };
+        let of_judge = self.judge.as_ref().map(JudgeModel::variables).unwrap_or_default();
+        of_model.into_iter().chain(of_judge).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     fn model_origin(&self) -> Option<ModelOrigin> {
-        Some(match self.model {
-            EvalModel::Checkpoint(_) => ModelOrigin::Input("model"),
-            EvalModel::Remote(_) => ModelOrigin::Elsewhere("a model behind an endpoint"),
+        Some(match &self.model {
+            EvalModel::Sampled(model) => model.origin(),
+            EvalModel::Baseline(_) => ModelOrigin::Elsewhere("a baseline without a model"),
         })
     }
 
+    fn estimate_requests(&self, ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
+        let items = sampling::select_items(ctx.input("benchmark")?, ctx.seed, self.datasets.as_ref(), self.take)?;
+        let of_model = match &self.model {
+            EvalModel::Sampled(SampledModel::Remote(remote)) => {
+                Some(remote.estimate(&self.sampling, self.image, &items, ctx)?)
+            }
+            _ => None,
+        };
+        let Some(judge) = &self.judge else { return Ok(of_model) };
+        let rollouts = match &self.model {
+            EvalModel::Baseline(baseline) => {
+                baseline.respond(&self.sampling, items, &common::read_items(ctx.input("model.items")?)?)?.rollouts
+            }
+            // The responses do not exist yet: they are estimated with the length of the gold answers.
+            EvalModel::Sampled(_) => items.into_iter().map(|item| self.gold_rollout(item)).collect(),
+        };
+        let mut judged = self.judge_by_rule(rollouts)?;
+        let of_judge = judge.estimate("judge", candidates(&mut judged), ctx)?;
+        Ok(Some(match of_model {
+            Some(of_model) => of_model.plus(&of_judge),
+            None => of_judge,
+        }))
+    }
+
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let items = sampling::select_items(ctx, "benchmark", self.datasets.as_ref(), self.take)?;
+        let items = sampling::select_items(ctx.input("benchmark")?, ctx.seed, self.datasets.as_ref(), self.take)?;
         common::check_not_empty(&items, "benchmark")?;
         let responded = match &self.model {
-            EvalModel::Checkpoint(_) => self.sample_checkpoint(ctx, items)?,
-            EvalModel::Remote(remote) => remote.sample(&self.sampling, self.image, items, ctx)?,
+            EvalModel::Sampled(SampledModel::Checkpoint(_)) => self.sample_checkpoint(ctx, items)?,
+            EvalModel::Sampled(SampledModel::Remote(remote)) => self.sample_remote(remote, ctx, items)?,
+            EvalModel::Baseline(baseline) => self.answer_by_baseline(baseline, ctx, items)?,
         };
         let Responded { rollouts, overlap, mut summary } = responded;
         if self.image != ImageInput::Given && rollouts.iter().all(|rollout| rollout.item.images.is_empty()) {
@@ -172,12 +218,22 @@ impl Stage for Eval {
         }
         let checked = overlap.is_some();
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
-        let scores: Vec<Score> = rollouts
-            .into_iter()
-            .zip(overlap)
-            .map(|(rollout, overlap)| self.score(rollout, overlap))
-            .collect::<Result<_>>()?;
-        Ok(metrics::write(ctx, &scores, checked)?.extended(summary))
+        let mut judged = self.judge_by_rule(rollouts)?;
+        let judge = match &self.judge {
+            Some(judge) => {
+                let Judged { facts, summary: requests } = judge.judge("judge", candidates(&mut judged), ctx)?;
+                // `requests` of the summary are those of the evaluated model.
+                let requests = Summary::default()
+                    .with("judge_requests", &requests.0["requests"])
+                    .with_warnings(requests.warnings().map(str::to_string));
+                summary = summary.extended(requests);
+                Some(facts)
+            }
+            None => None,
+        };
+        let scores: Vec<Score> =
+            judged.into_iter().zip(overlap).map(|(judged, overlap)| self.score(judged, overlap)).collect();
+        Ok(metrics::write(ctx, &scores, checked, judge)?.extended(summary))
     }
 }
 
@@ -197,6 +253,17 @@ impl Eval {
         Ok(Responded { rollouts, overlap, summary })
     }
 
+    fn sample_remote(&self, remote: &RemoteModel, ctx: &StageContext, items: Vec<Item>) -> Result<Responded> {
+        let total = items.len();
+        let RemoteRollouts { rollouts, unanswered, bad, mut summary } =
+            remote.sample(&self.sampling, self.image, items, ctx)?;
+        if unanswered > 0 {
+            let warning = format!("{unanswered} of {total} items have no response and count as wrong: {bad}");
+            summary = summary.with("unanswered", unanswered).with_warnings([warning]);
+        }
+        Ok(Responded { rollouts, overlap: None, summary })
+    }
+
     /// Overlap of each item with the checkpoint's training data; `None` if these are unknown.
     fn overlap(ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
         let index = TrainingIndex::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
@@ -206,23 +273,43 @@ impl Eval {
         with_threads(ctx.threads, || index.overlap(&questions, &|key| packs.encoded(key)))?.map(Some)
     }
 
-    fn score(&self, rollout: Rollout, overlap: Option<Overlap>) -> Result<Score> {
-        let item = &rollout.item;
-        let sample = rollout.samples.into_iter().next();
-        let sample =
-            sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
-        let verdict =
-            judge(&rollout.item, sample.answer(), sample.finish, self.sampling.prompt.style, DEFAULT_THRESHOLD);
-        let has_rationale = self.sampling.prompt.style == Style::Cot;
-        let failure = has_rationale.then(|| answers::failure(item, &verdict)).flatten();
-        Ok(Score {
-            facts: if has_rationale { rollout.item.facts } else { Vec::new() },
+    fn answer_by_baseline(&self, baseline: &Baseline, ctx: &StageContext, items: Vec<Item>) -> Result<Responded> {
+        let known = common::read_items(ctx.input("model.items")?)?;
+        let BaselineRollouts { rollouts, summary } = baseline.respond(&self.sampling, items, &known)?;
+        Ok(Responded { rollouts, overlap: None, summary })
+    }
+
+    fn gold_rollout(&self, item: Item) -> Rollout {
+        let answer = item.answers.first().map(String::as_str).unwrap_or_default();
+        let text = bare_response(answer, self.sampling.prompt.style);
+        let sample = Sample { text, finish: FinishReason::Stop, tokens: 0, thinking: 0 };
+        Rollout { prompt: self.sampling.prompt.render(&item), item, samples: vec![sample] }
+    }
+
+    fn judge_by_rule(&self, rollouts: Vec<Rollout>) -> Result<Vec<JudgedRollout>> {
+        let judged = |Rollout { item, prompt, samples }| {
+            let sample = samples.into_iter().next();
+            let sample =
+                sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
+            let style = self.sampling.prompt.style;
+            let verdict = judge(&item, sample.answer(), sample.finish, style, DEFAULT_THRESHOLD);
+            Ok(JudgedRollout { item, prompt, sample, verdict })
+        };
+        rollouts.into_iter().map(judged).collect()
+    }
+
+    fn score(&self, judged: JudgedRollout, overlap: Option<Overlap>) -> Score {
+        let JudgedRollout { item, prompt, sample, verdict } = judged;
+        let has_rationale = self.sampling.prompt.style == Style::Cot && matches!(self.model, EvalModel::Sampled(_));
+        let failure = has_rationale.then(|| answers::failure(&item, &verdict)).flatten();
+        Score {
+            facts: if has_rationale { item.facts } else { Vec::new() },
             failure,
-            id: rollout.item.id,
-            dataset: rollout.item.dataset,
-            images: rollout.item.images,
-            prompt: rollout.prompt,
-            gold: rollout.item.answers,
+            id: item.id,
+            dataset: item.dataset,
+            images: item.images,
+            prompt,
+            gold: item.answers,
             response: sample.text,
             finish: Some(sample.finish),
             answer: verdict.answer,
@@ -230,97 +317,17 @@ impl Eval {
             unreadable: verdict.unreadable,
             score: verdict.score,
             seen: overlap,
-        })
+        }
     }
 }
 
-impl RemoteModel {
-    /// The stage's sampling keys, overridden by those of the model's own table.
-    fn sampling(&self, sampling: Sampling) -> Sampling {
-        let temperature = self.temperature.unwrap_or(sampling.temperature);
-        let max_tokens = self.max_tokens.map_or(sampling.max_tokens, |tokens| tokens as usize);
-        Sampling { temperature, max_tokens, ..sampling }
-    }
-
-    /// The mistakes in the table, and the keys that no endpoint supports.
-    fn check(&self, sampling: &Sampling, image: ImageInput) -> Vec<ConfigError> {
-        let mut errors = self.endpoint(sampling).check("model");
-        if image == ImageInput::Blank {
-            let message = "`image = \"blank\"` is for a checkpoint only; an endpoint has `image = \"none\"`";
-            errors.push(ConfigError::at("image", message));
-        }
-        for (key, given) in [
-            ("top_k", sampling.top_k != 0),
-            ("top_p", sampling.top_p < 1.0),
-            ("stop", !sampling.stop.is_empty()),
-            ("repetition_penalty", sampling.repetition_penalty.is_some()),
-            ("precision", sampling.precision != Precision::F32),
-            ("too_long", sampling.too_long != TooLongAction::Error),
-        ] {
-            if given {
-                let message = format!("`{key}` is for a checkpoint only; an endpoint has the key `temperature`");
-                errors.push(ConfigError::at(key, message));
-            }
-        }
-        errors
-    }
-
-    /// Adds what determines the responses apart from the prompt.
-    fn identify(&self, sampling: &Sampling, manifest: &mut Manifest) {
-        manifest.value("model.api", &self.api);
-        self.endpoint(sampling).identify("model", manifest);
-        manifest.value("model.system", self.system());
-    }
-
-    fn system(&self) -> &str {
-        self.system.as_deref().unwrap_or_default()
-    }
-
-    fn sample(
-        &self,
-        sampling: &Sampling,
-        image: ImageInput,
-        items: Vec<Item>,
-        ctx: &StageContext,
-    ) -> Result<Responded> {
-        let prompts: Vec<String> = items.iter().map(|item| sampling.prompt.render(item)).collect();
-        let questions = self.questions(&items, &prompts);
-        let replied = self.endpoint(sampling).ask(&questions, image, &|_, _| true, ctx)?;
-        let has_fault = |response: &Response| response.fault.is_some();
-        let unanswered = replied.responses.iter().flatten().filter(|response| has_fault(response)).count();
-        let mut summary = replied.summarize(Summary::default());
-        if unanswered > 0 {
-            let bad = replied.bad();
-            let warning = format!("{unanswered} of {} items have no response and count as wrong: {bad}", items.len());
-            summary = summary.with("unanswered", unanswered).with_warnings([warning]);
-        }
-        let rollout = |((item, prompt), responses): ((Item, String), Vec<Response>)| {
-            let sample = |response: Response| {
-                // The text of a fault is not the model's, except of a refusal.
-                let text =
-                    if has_fault(&response) && response.fault != Some(Fault::Refused) { "" } else { &*response.text };
-                Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.tokens, thinking: 0 }
-            };
-            Rollout { item, prompt, samples: responses.into_iter().map(sample).collect() }
-        };
-        let rollouts = items.into_iter().zip(prompts).zip(replied.responses).map(rollout).collect();
-        let name = self.name.clone().or(self.model.clone()).unwrap_or_default();
-        Ok(Responded { rollouts, overlap: None, summary: summary.with("model", name) })
-    }
-
-    fn questions<'a>(&'a self, items: &'a [Item], prompts: &'a [String]) -> Vec<Question<'a>> {
-        items.iter().zip(prompts).map(|(item, prompt)| Question::new(item, self.system(), prompt)).collect()
-    }
-
-    fn endpoint(&self, sampling: &Sampling) -> Endpoint {
-        Endpoint {
-            keys: self.endpoint_keys(),
-            temperature: sampling.temperature,
-            samples: sampling.samples,
-            max_tokens: u32::try_from(sampling.max_tokens).unwrap_or(u32::MAX),
-            ..Endpoint::default()
-        }
-    }
+fn candidates(judged: &mut [JudgedRollout]) -> Vec<Candidate<'_>> {
+    let candidates = judged.iter_mut().map(|JudgedRollout { item, prompt: _, sample, verdict }| Candidate {
+        item: &*item,
+        response: sample.answer(),
+        verdict,
+    });
+    candidates.collect()
 }
 
 impl JsonSchema for EvalModel {
@@ -330,31 +337,8 @@ impl JsonSchema for EvalModel {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "The checkpoint of another stage, or the table of a model that an endpoint serves.",
-            "anyOf": [generator.subschema_for::<Reference>(), generator.subschema_for::<RemoteModel>()],
+            "description": "The checkpoint of another stage, the table of a model that an endpoint serves, or a baseline.",
+            "anyOf": [generator.subschema_for::<SampledModel>(), generator.subschema_for::<Baseline>()],
         })
-    }
-}
-
-impl<'de> Deserialize<'de> for EvalModel {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EvalModel, D::Error> {
-        struct ReferenceOrTable;
-        impl<'de> Visitor<'de> for ReferenceOrTable {
-            type Value = EvalModel;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a reference or the table of an endpoint")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<EvalModel, E> {
-                Reference::try_from(text.to_string()).map(EvalModel::Checkpoint).map_err(E::custom)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EvalModel, A::Error> {
-                let remote = Deserialize::deserialize(MapAccessDeserializer::new(map));
-                remote.map(|remote| EvalModel::Remote(Box::new(remote)))
-            }
-        }
-        deserializer.deserialize_any(ReferenceOrTable)
     }
 }

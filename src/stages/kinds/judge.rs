@@ -1,17 +1,20 @@
-//! `judge`: a verdict on every sample of a rollout. The rollouts may also come from a program.
+//! `judge`: a verdict on every sample of a rollout, by the rule of the item's answer type or by a model behind an endpoint.
+//! The rollouts may also come from a program.
 
 use anyhow::Result;
 use serde::Deserialize;
 
 use crate::stages::common::{self, check_range, ratio};
+use crate::stages::judge_model::{Candidate, JudgeModel, Judged};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, EstimateContext, Input, InputPath, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference,
+    RequestEstimate, Stage, StageContext, Summary,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
 use ablate_data::prompts::Style;
-use ablate_data::records::{JudgedItem, Rollout};
+use ablate_data::records::{JudgedItem, Rollout, Sample, Verdict};
 
 pub static KIND: Kind = Kind {
     name: "judge",
@@ -35,6 +38,8 @@ struct Judge {
     /// A sample is right if its score is at least this.
     #[serde(default = "correct_from")]
     threshold: f64,
+    /// A model that judges the answers instead of their rules.
+    model: Option<JudgeModel>,
 }
 
 fn cot() -> Style {
@@ -52,46 +57,88 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if judge.threshold == 0.0 {
         errors.push(ConfigError::at("threshold", "the threshold must be above 0: with 0 every sample is right"));
     }
+    errors.extend(judge.model.iter().flat_map(|model| model.check("model")));
     if errors.is_empty() { Ok(Box::new(judge)) } else { Err(errors) }
 }
 
 impl Stage for Judge {
     fn identify(&self, manifest: &mut Manifest) {
-        let Judge { rollouts: _, style, threshold } = self;
+        let Judge { rollouts: _, style, threshold, model } = self;
         manifest.value("style", style);
         manifest.value("threshold", threshold);
+        if let Some(model) = model {
+            model.identify("model", manifest);
+        }
     }
 
     fn inputs(&self) -> Vec<Input> {
         vec![common::stage_input("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
     }
 
+    fn pool(&self) -> Option<Pool> {
+        self.model.is_some().then_some(Pool::Teacher)
+    }
+
+    fn variables(&self) -> Vec<String> {
+        self.model.as_ref().map(JudgeModel::variables).unwrap_or_default()
+    }
+
     fn model_origin(&self) -> Option<ModelOrigin> {
         Some(ModelOrigin::Input("rollouts"))
     }
 
+    fn estimate_requests(&self, ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
+        let Some(model) = &self.model else { return Ok(None) };
+        let mut judged = self.judge_by_rule(ctx.input("rollouts")?)?;
+        model.estimate("model", candidates(&mut judged), ctx).map(Some)
+    }
+
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let rollouts: Vec<Rollout> = jsonl::read(&ctx.input("rollouts")?.path)?;
+        let mut judged = self.judge_by_rule(ctx.input("rollouts")?)?;
+        let by_model = match &self.model {
+            Some(model) => Some(model.judge("model", candidates(&mut judged), ctx)?),
+            None => None,
+        };
+        let judged: Vec<JudgedItem> = judged.into_iter().map(|(_, judged)| judged).collect();
+        jsonl::write(&ctx.output("judged.jsonl"), &judged)?;
+        let verdicts = || judged.iter().flat_map(|judged| &judged.verdicts);
+        let samples = verdicts().count();
+        let share = |holds: fn(&Verdict) -> bool| ratio(verdicts().filter(|verdict| holds(verdict)).count(), samples);
+        let summary = Summary::default()
+            .with("samples", samples)
+            .with("accuracy", share(|verdict| verdict.correct))
+            .with("compliance", share(|verdict| verdict.compliant))
+            .with("readable", share(|verdict| !verdict.unreadable));
+        Ok(match by_model {
+            Some(Judged { facts, summary: requests }) => summary.with("judge", facts).extended(requests),
+            None => summary,
+        })
+    }
+}
+
+impl Judge {
+    /// The verdicts of the answer types' rules, and the samples.
+    fn judge_by_rule(&self, input: &InputPath) -> Result<Vec<(Vec<Sample>, JudgedItem)>> {
+        let rollouts: Vec<Rollout> = jsonl::read(&input.path)?;
         common::check_not_empty(&rollouts, "rollouts")?;
         common::check_items(rollouts.iter().map(|rollout| &rollout.item))?;
-        let (mut samples, mut compliant, mut readable, mut correct) = (0, 0, 0, 0);
-        let mut writer = jsonl::Writer::create(&ctx.output("judged.jsonl"))?;
-        for Rollout { item, prompt, samples: texts } in rollouts {
-            let verdicts: Vec<_> = texts
-                .iter()
-                .map(|sample| answers::judge(&item, sample.answer(), sample.finish, self.style, self.threshold))
-                .collect();
-            samples += verdicts.len();
-            compliant += verdicts.iter().filter(|verdict| verdict.compliant).count();
-            readable += verdicts.iter().filter(|verdict| !verdict.unreadable).count();
-            correct += verdicts.iter().filter(|verdict| verdict.correct).count();
-            writer.push(&JudgedItem { item, prompt, verdicts })?;
-        }
-        writer.finish()?;
-        Ok(Summary::default()
-            .with("samples", samples)
-            .with("accuracy", ratio(correct, samples))
-            .with("compliance", ratio(compliant, samples))
-            .with("readable", ratio(readable, samples)))
+        let judge = |Rollout { item, prompt, samples }| {
+            let verdict =
+                |sample: &Sample| answers::judge(&item, sample.answer(), sample.finish, self.style, self.threshold);
+            let verdicts = samples.iter().map(verdict).collect();
+            (samples, JudgedItem { item, prompt, verdicts })
+        };
+        Ok(rollouts.into_iter().map(judge).collect())
     }
+}
+
+/// All responses with their verdicts.
+fn candidates(judged: &mut [(Vec<Sample>, JudgedItem)]) -> Vec<Candidate<'_>> {
+    let mut candidates = Vec::new();
+    for (samples, JudgedItem { item, verdicts, .. }) in judged {
+        let item = &*item;
+        let responses = samples.iter().map(Sample::answer).zip(verdicts);
+        candidates.extend(responses.map(|(response, verdict)| Candidate { item, response, verdict }));
+    }
+    candidates
 }

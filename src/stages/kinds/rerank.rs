@@ -105,6 +105,6 @@ impl Stage for Rerank {
             });
         }
         // Samples have no record of the policy's training data.
-        metrics::write(ctx, &scores, false)
+        metrics::write(ctx, &scores, false, None)
     }
 }

@@ -1,11 +1,11 @@
-//! Stages that use an endpoint: which responses the next attempt requests again.
+//! Stages that use an endpoint: what they request, and what they make of the replies.
 
 use serde_json::{Value, json};
 
-use super::support::{Runner, choice, endpoint, manifest, mistakes, parse};
+use super::support::{Runner, choice, endpoint, manifest, manifest_line, mistakes, parse};
 use ablate_core::base::{ErrorChain, files};
 use ablate_core::stage::Pool;
-use ablate_data::records::{FinishReason, Item, JudgedItem, Score};
+use ablate_data::records::{FinishReason, Item, JudgedItem, Rollout, Score};
 
 fn good(answer: &str) -> Value {
     choice(&format!("Seen.\n### Answer: {answer}"), "stop")
@@ -19,53 +19,43 @@ fn empty() -> Value {
 /// The table of a distillation with one request at a time.
 fn table(url: &str, samples: usize) -> Value {
     json!({ "items": "items", "teacher": {
-        "api": "openai", "url": url, "model": "m", "samples": samples, "concurrency": 1, "retries": 0,
+        "api": "openai", "url": url, "model": "m", "samples": samples, "concurrency": 1, "patience_seconds": 0,
     } })
 }
 
+/// An endpoint that nothing listens on.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
 #[test]
-fn bad_responses_are_requested_again() {
-    let mut runner = Runner::with_items(2);
-    // Each attempt has bad responses for another reason. The good response with another answer is requested once.
-    let attempts = [
-        (vec![empty(), empty(), json!([good("3")])], "1 with another answer than the reference, 1 without a text"),
-        (
-            vec![json!([choice("It is", "length")])],
-            "1 cut at the token limit, 1 with another answer than the reference",
-        ),
-        (
-            vec![json!([choice("It is two.", "stop")])],
-            "1 with another answer than the reference, 1 without a final answer",
-        ),
-        (
-            vec![json!([choice("", "content_filter")]), json!([choice("", "content_filter")])],
-            "1 held back by a content filter, 1 with another answer than the reference",
-        ),
-        (
-            vec![json!([{ "message": { "refusal": "No." } }]), json!([{ "message": { "refusal": "No." } }])],
-            "1 refused by the teacher, 1 with another answer than the reference",
-        ),
-    ];
-    for (answers, expected) in attempts {
-        let (url, thread) = endpoint(answers);
-        let error = runner.run("kept", "distill", &table(&url, 1)).unwrap_err();
-        assert_eq!(error.to_string(), format!("no response of the teacher was kept: {expected}"));
-        assert!(!ErrorChain::of(&error).input, "another attempt may succeed");
+fn bad_replies_are_requested_again_on_demand() {
+    let mut runner = Runner::with_items(1);
+    let mut run = |replies: Vec<Value>, key: Value, retry: &[&str]| {
+        let (url, thread) = endpoint(replies);
+        let mut table = table(&url, 1);
+        table["teacher"]["retry"] = key;
+        runner.retry = retry.iter().map(ToString::to_string).collect();
+        let outcome = runner.run("kept", "distill", &table);
         thread.join().unwrap();
-    }
-    let (url, thread) = endpoint(vec![json!([good("2")])]);
-    runner.run("kept", "distill", &table(&url, 1)).unwrap();
-    thread.join().unwrap();
-    assert_eq!(runner.read::<Item>("kept/items.jsonl").len(), 1);
-    let rejects: Vec<JudgedItem> = runner.read("kept/rejects.jsonl");
-    assert_eq!((rejects.len(), rejects[0].item.id.as_str()), (1, "1"));
+        outcome.is_ok()
+    };
+    assert!(!run(vec![empty()], Value::Null, &[]));
+    // The reply is stored, so nothing is sent.
+    assert!(!run(vec![], Value::Null, &[]));
+    assert!(!run(vec![], json!(["refused", "cut"]), &[]));
+    // A reply of this kind is replaced once.
+    assert!(!run(vec![empty()], json!(["empty"]), &[]));
+    assert!(!run(vec![], json!(["empty"]), &[]));
+    // `ablate retry` replaces it however often it was requested.
+    assert!(!run(vec![json!([choice("It is two.", "stop")])], Value::Null, &["empty"]));
+    assert!(run(vec![json!([good("2")])], Value::Null, &["form"]));
+    assert!(run(vec![], json!(["form", "empty"]), &["form", "empty"]));
 }
 
 #[test]
-fn only_bad_samples_are_requested_again() {
+fn only_missing_samples_are_requested() {
     let mut runner = Runner::with_items(1);
-    let (url, thread) = endpoint(vec![json!([good("3"), choice("It is", "length"), good("4")])]);
-    runner.run("kept", "distill", &table(&url, 3)).unwrap_err();
+    let (url, thread) = endpoint(vec![json!([good("3"), choice("It is", "length")])]);
+    runner.run("kept", "distill", &table(&url, 2)).unwrap_err();
     thread.join().unwrap();
     let (url, thread) = endpoint(vec![json!([good("2")])]);
     let summary = runner.run("kept", "distill", &table(&url, 3)).unwrap();
@@ -86,9 +76,9 @@ fn mismatches_alone_are_a_user_error() {
 #[test]
 fn unanswered_items_are_counted() {
     let mut runner = Runner::with_items(3);
-    let cut = json!([choice("", "length")]);
-    let (url, thread) = endpoint(vec![empty(), empty(), cut, json!([choice("2", "stop")])]);
-    let model = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 1, "retries": 0 });
+    let cut = json!([choice("It is", "length")]);
+    let (url, thread) = endpoint(vec![empty(), cut, json!([choice("2", "stop")])]);
+    let model = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 1, "patience_seconds": 0 });
     let summary =
         runner.run("score", "eval", &json!({ "model": model, "benchmark": "items", "prompt": "direct" })).unwrap();
     thread.join().unwrap();
@@ -98,7 +88,7 @@ fn unanswered_items_are_counted() {
         scores.iter().map(|score| (score.response.as_str(), score.finish.unwrap(), score.score)).collect();
     assert_eq!(
         actual,
-        [("", FinishReason::Stop, 0.0), ("", FinishReason::Length, 0.0), ("2", FinishReason::Stop, 1.0)]
+        [("", FinishReason::Stop, 0.0), ("It is", FinishReason::Length, 0.0), ("2", FinishReason::Stop, 1.0)]
     );
 }
 
@@ -118,7 +108,7 @@ fn url_with_credentials_or_query_is_refused() {
 
 /// The `model` table of an evaluation with one request at a time.
 fn remote(url: &str) -> Value {
-    json!({ "api": "openai", "url": url, "model": "m", "system": "Be strict.", "concurrency": 1, "retries": 0 })
+    json!({ "api": "openai", "url": url, "model": "m", "system": "Be strict.", "concurrency": 1, "patience_seconds": 0 })
 }
 
 #[test]
@@ -129,7 +119,7 @@ fn interrupted_remote_evaluation_resumes() {
     let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
     let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2 ", "stop")]); 2]);
     let error = runner.fail("eval", "eval", &table(&url));
-    assert!(error.contains("the request failed after 1 attempt"), "{error}");
+    assert!(error.contains("no reply after 1 attempt"), "{error}");
     let requests = thread.join().unwrap();
     assert_eq!((&requests[0]["temperature"], &requests[0]["max_tokens"]), (&json!(0.0), &json!(99)));
     assert_eq!(requests[0]["messages"][0]["content"], json!("Be strict."));
@@ -155,6 +145,48 @@ fn interrupted_remote_evaluation_resumes() {
 }
 
 #[test]
+fn rollouts_of_an_endpoint_have_all_samples() {
+    let mut runner = Runner::with_items(2);
+    let table = |url: &str| json!({ "model": remote(url), "items": "items", "samples": 3, "top_p": 0.9, "stop": ["b", "a", "b"] });
+    let samples = |texts: [&str; 3]| texts.map(|text| choice(text, "stop")).into_iter().collect::<Value>();
+    let estimate = runner.estimate("rollout", &table(NOWHERE)).unwrap();
+    assert_eq!((estimate.requests, estimate.stored), (6, 0));
+    let (url, thread) = endpoint(vec![samples(["One. ", "Two.\n### Answer: 2", ""]), samples(["1", "2", "3"])]);
+    let summary = runner.run("rollout", "rollout", &table(&url)).unwrap();
+    let requests = thread.join().unwrap();
+    assert_eq!(
+        (&requests[0]["n"], &requests[0]["temperature"], &requests[0]["top_p"], &requests[0]["stop"]),
+        (&json!(3), &json!(1.0), &json!(0.9), &json!(["a", "b"]))
+    );
+    let rollouts: Vec<Rollout> = runner.read("rollout/rollouts.jsonl");
+    let texts: Vec<&str> = rollouts.iter().flat_map(|rollout| &rollout.samples).map(|sample| &*sample.text).collect();
+    assert_eq!(texts, ["One.", "Two.\n### Answer: 2", "", "1", "2", "3"]);
+    assert!(rollouts[0].prompt.ends_with("\nExplain first, then answer."));
+    assert_eq!(
+        (&summary.0["samples"], &summary.0["unanswered"], &summary.0["model"]),
+        (&json!(6), &json!(1), &json!("m"))
+    );
+    let warnings: Vec<&str> = summary.warnings().collect();
+    assert_eq!(warnings, ["1 of 6 samples have no response and are empty: 1 empty"]);
+    runner.run("judged", "judge", &json!({ "rollouts": "rollout" })).unwrap();
+    let judged: Vec<JudgedItem> = runner.read("judged/judged.jsonl");
+    let right: Vec<(bool, bool)> =
+        judged[0].verdicts.iter().map(|verdict| (verdict.compliant, verdict.correct)).collect();
+    assert_eq!(right, [(false, false), (true, true), (false, false)]);
+    let estimate = runner.estimate("rollout", &table(NOWHERE)).unwrap();
+    assert_eq!((estimate.requests, estimate.stored, estimate.tokens), (0, 6, None));
+
+    let stage = parse("rollout", &table(NOWHERE));
+    assert_eq!(stage.pool(), Some(Pool::Teacher));
+    assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["items"]);
+    let errors = mistakes(
+        "rollout",
+        &json!({ "model": { "api": "openai", "url": "http://x", "model": "m", "samples": 2 }, "items": "i" }),
+    );
+    assert_eq!(errors, ["model.samples: unknown key `samples`"]);
+}
+
+#[test]
 fn manifest_has_sampling_but_not_speed() {
     let table = |change: Value, more: Value| {
         let mut model = remote("http://x");
@@ -165,7 +197,7 @@ fn manifest_has_sampling_but_not_speed() {
     };
     let fingerprint = |change: Value, more: Value| manifest("eval", &table(change, more)).fingerprint();
     let default = fingerprint(json!({}), json!({}));
-    assert_eq!(fingerprint(json!({ "name": "n", "key_env": "KEY", "retries": 9 }), json!({})), default);
+    assert_eq!(fingerprint(json!({ "name": "n", "key_env": "KEY", "patience_seconds": 9 }), json!({})), default);
     assert_ne!(fingerprint(json!({ "system": "Be lax." }), json!({})), default);
     assert_ne!(fingerprint(json!({}), json!({ "temperature": 0.5 })), default);
     // The keys of the model's own table have precedence.
@@ -173,16 +205,25 @@ fn manifest_has_sampling_but_not_speed() {
     let stage = parse("eval", &table(json!({}), json!({})));
     assert_eq!(stage.pool(), Some(Pool::Teacher));
     assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["benchmark"]);
+    // These keys are fields of the requests, if they are given.
+    let keys = |more: Value| manifest_line("eval", &table(json!({}), more)).matches("model.parameters").count();
+    assert_eq!((keys(json!({})), keys(json!({ "top_p": 0.9 })), keys(json!({ "stop": ["x"] }))), (0, 1, 1));
     let lines = [
+        mistakes(
+            "eval",
+            &table(json!({ "parameters": { "stop": "x" } }), json!({ "stop": ["x"], "precision": "bf16" })),
+        ),
         mistakes("eval", &json!({ "model": { "api": "openai", "url": "x" }, "benchmark": "b", "top_k": 5 })),
         mistakes("eval", &json!({ "model": { "api": "oracle" }, "benchmark": "b" })),
         mistakes("eval", &json!({ "model": { "api": "openai", "samples": 2 }, "benchmark": "b" })),
         mistakes("eval", &json!({ "model": 3, "benchmark": "b" })),
     ];
     expect_test::expect![[r#"
+        precision: `precision` is for a checkpoint only
+        model.parameters.stop: `stop` is given twice: here and as a key of the stage; remove one of them
         model.model: the api `openai` needs a `model`
         model.url: the URL must begin with `http://` or `https://`
-        top_k: `top_k` is for a checkpoint only; an endpoint has the key `temperature`
+        top_k: `top_k` is not a field of OpenAI's API; if the server has such a field, write it in `model.parameters`
         model.api: unknown value `oracle`
         model.samples: unknown key `samples`
         model: wrong type: integer `3`, expected a reference or the table of an endpoint"#]]

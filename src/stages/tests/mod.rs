@@ -1,5 +1,6 @@
 //! Tests that run whole stages, each in its own folder, as the engine runs it.
 
+mod baselines;
 mod budget;
 mod conversations;
 mod data_kinds;
@@ -8,6 +9,7 @@ mod endpoint;
 mod file_sources;
 mod fuzz;
 mod imports;
+mod judge_models;
 mod model_kinds;
 mod parity;
 mod support;

@@ -15,7 +15,8 @@ use crate::stages::kinds::{base, sft};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, Seed, files};
 use ablate_core::stage::{
-    ArtifactKind, InputPath, InputSource, Kind, Manifest, ManifestEntry, Stage, StageContext, Summary, find_kind,
+    ArtifactKind, EstimateContext, InputPath, InputSource, Kind, Manifest, ManifestEntry, RequestEstimate, Stage,
+    StageContext, Summary, find_kind,
 };
 use ablate_data::image_keys::ImageKeys;
 use ablate_data::jsonl;
@@ -86,19 +87,22 @@ pub(super) struct Runner {
     folder: tempfile::TempDir,
     /// The packs of the stages so far.
     pub(super) images: BTreeMap<Hash, PathBuf>,
+    /// Kinds of bad replies that stages request again.
+    pub(super) retry: BTreeSet<String>,
 }
 
 impl Runner {
     pub(super) fn new() -> Runner {
-        Runner { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new() }
+        Runner { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new(), retry: BTreeSet::new() }
     }
 
-    /// A runner with items `0`, `1`, ... in the folder `items`. The answer to each is 2.
+    /// A runner with items `0`, `1`, ... in the folder `items`. The answer to each is 2; the questions
+    /// differ.
     pub(super) fn with_items(count: usize) -> Runner {
         let runner = Runner::new();
         let item = |number: usize| {
             let item = json!({
-                "id": number.to_string(), "dataset": "d", "question": "1 + 1?", "answer_type": "number", "answers": ["2"],
+                "id": number.to_string(), "dataset": "d", "question": format!("{number} + 2 - {number}?"), "answer_type": "number", "answers": ["2"],
             });
             format!("{item}\n")
         };
@@ -121,6 +125,31 @@ impl Runner {
     /// Runs a stage called `name`.
     pub(super) fn run(&mut self, name: &str, kind: &str, table: &Value) -> Result<Summary> {
         let stage = parse(kind, table);
+        let inputs = self.inputs(&*stage)?;
+        let ctx = StageContext {
+            threads: 2,
+            retry: self.retry.clone(),
+            ..context(inputs, self.images.clone(), self.folder.path(), name)
+        };
+        files::create_dir(&ctx.out)?;
+        files::create_dir(&ctx.scratch)?;
+        let summary = stage.run(&ctx)?;
+        let pack = ctx.out.join("images.tar");
+        if pack.is_file() {
+            self.images.insert(Hash::of_file(&pack)?, pack);
+        }
+        Ok(summary)
+    }
+
+    /// The requests that a stage would send.
+    pub(super) fn estimate(&self, kind: &str, table: &Value) -> Option<RequestEstimate> {
+        let stage = parse(kind, table);
+        let (images, replies) = (self.images.clone(), self.path("replies"));
+        let inputs = self.inputs(&*stage).unwrap();
+        stage.estimate_requests(&EstimateContext { inputs, images, seed: Seed(1), replies, threads: 2 }).unwrap()
+    }
+
+    fn inputs(&self, stage: &dyn Stage) -> Result<BTreeMap<String, InputPath>> {
         let mut inputs = BTreeMap::new();
         for input in stage.inputs() {
             let (path, kind) = match &input.source {
@@ -131,15 +160,7 @@ impl Runner {
             let hash = if path.is_dir() { Hash::of_bytes(b"folder") } else { Hash::of_file(&path)? };
             inputs.insert(input.role, InputPath { path, hash, kind });
         }
-        let ctx = StageContext { threads: 2, ..context(inputs, self.images.clone(), self.folder.path(), name) };
-        files::create_dir(&ctx.out)?;
-        files::create_dir(&ctx.scratch)?;
-        let summary = stage.run(&ctx)?;
-        let pack = ctx.out.join("images.tar");
-        if pack.is_file() {
-            self.images.insert(Hash::of_file(&pack)?, pack);
-        }
-        Ok(summary)
+        Ok(inputs)
     }
 
     /// The error of a stage that fails, with paths relative to the runner's folder.
