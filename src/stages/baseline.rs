@@ -22,7 +22,8 @@ use ablate_nn::Precision;
 pub(super) struct Baseline {
     /// Its label in the names of instances.
     name: Option<String>,
-    baseline: Rule,
+    #[serde(rename = "baseline")]
+    rule: Rule,
     /// The items whose answers it counts.
     items: Reference,
 }
@@ -48,7 +49,7 @@ impl Baseline {
     }
 
     /// The keys of the stage that have no effect on a baseline.
-    pub(super) fn check(&self, sampling: &Sampling, image: ImageInput) -> Vec<ConfigError> {
+    pub(super) fn check(sampling: &Sampling, image: ImageInput) -> Vec<ConfigError> {
         let Sampling {
             prompt: _,
             samples: _,
@@ -79,8 +80,8 @@ impl Baseline {
     }
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
-        let Baseline { name: _, baseline, items: _ } = self;
-        manifest.value("model.baseline", baseline);
+        let Baseline { name: _, rule, items: _ } = self;
+        manifest.value("model.baseline", rule);
     }
 
     pub(super) fn input(&self) -> Input {
@@ -89,7 +90,7 @@ impl Baseline {
 
     /// Responses in the form that the prompt requests. `known` are the items of [`Baseline::input`].
     pub(super) fn respond(&self, sampling: &Sampling, items: Vec<Item>, known: &[Item]) -> Result<BaselineRollouts> {
-        let Rule::MostFrequent = self.baseline;
+        let Rule::MostFrequent = self.rule;
         let counts = AnswerCounts::new(known);
         let mut same_question = 0;
         let respond = |item: Item| {
@@ -181,10 +182,9 @@ fn counted_answers(item: &Item) -> Vec<String> {
         AnswerType::Vqa | AnswerType::VqaEval | AnswerType::Textvqa => item.answers.clone(),
         answer_type => {
             let letter = |gold: &String| letter_of_gold(gold, &item.options).map(String::from);
-            let answer = item.answers.first().map(|gold| match answer_type.is_multiple_choice() {
-                true => letter(gold).unwrap_or_else(|| gold.clone()),
-                false => gold.clone(),
-            });
+            let is_letter = answer_type.is_multiple_choice();
+            let answer = item.answers.first();
+            let answer = answer.map(|gold| letter(gold).filter(|_| is_letter).unwrap_or_else(|| gold.clone()));
             answer.into_iter().collect()
         }
     }

@@ -113,7 +113,8 @@ pub(super) struct JudgeFacts {
 struct Agreement {
     judged: usize,
     /// Share of equal verdicts.
-    agreement: f64,
+    #[serde(rename = "agreement")]
+    share: f64,
     /// Cohen's kappa; `None` if both give all samples the same verdict.
     kappa: Option<f64>,
     both_right: usize,
@@ -131,11 +132,11 @@ impl Agreement {
             (false, true) => &mut self.only_model,
         } += 1;
         self.judged += 1;
-        self.agreement = ratio(self.both_right + self.both_wrong, self.judged);
+        self.share = ratio(self.both_right + self.both_wrong, self.judged);
         let rule_right = ratio(self.both_right + self.only_rule, self.judged);
         let model_right = ratio(self.both_right + self.only_model, self.judged);
         let chance = rule_right * model_right + (1.0 - rule_right) * (1.0 - model_right);
-        self.kappa = (chance < 1.0).then(|| (self.agreement - chance) / (1.0 - chance));
+        self.kappa = (chance < 1.0).then(|| (self.share - chance) / (1.0 - chance));
     }
 }
 
@@ -336,10 +337,10 @@ mod tests {
             (0..count).for_each(|_| agreement.add(rule, model));
         }
         // 50 samples of the example in Wikipedia's article about Cohen's kappa.
-        assert!((agreement.agreement - 0.7).abs() < 1e-12 && (agreement.kappa.unwrap() - 0.4).abs() < 1e-12);
+        assert!((agreement.share - 0.7).abs() < 1e-12 && (agreement.kappa.unwrap() - 0.4).abs() < 1e-12);
         let mut same = Agreement::default();
         same.add(true, true);
-        assert_eq!((same.agreement, same.kappa), (1.0, None));
+        assert_eq!((same.share, same.kappa), (1.0, None));
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl RemoteModel {
         let rollouts = rollouts.map(|((item, prompt), responses)| Rollout {
             item,
             prompt,
-            samples: responses.into_iter().map(sample_of).collect(),
+            samples: responses.iter().map(sample_of).collect(),
         });
         Ok(RemoteRollouts { rollouts: rollouts.collect(), unanswered, bad, summary })
     }
@@ -215,7 +215,7 @@ fn render(sampling: &Sampling, items: &[Item]) -> Vec<String> {
     items.iter().map(|item| sampling.prompt.render(item)).collect()
 }
 
-fn sample_of(response: Response) -> Sample {
+fn sample_of(response: &Response) -> Sample {
     // The text of a fault is not the model's, except of a refusal.
     let is_model_text = matches!(response.fault, None | Some(Fault::Refused));
     let text = if is_model_text { response.text.trim().to_string() } else { String::new() };

@@ -94,7 +94,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let eval = if Baseline::is_given(table) {
         let table: Table<Baseline> = config::parse(table)?;
         let sampling = table.sampling(defaults.clone());
-        let errors = table.model.check(&sampling, table.image);
+        let errors = Baseline::check(&sampling, table.image);
         let sampling = Sampling { max_tokens: defaults.max_tokens, ..sampling };
         table.check(&sampling, errors)?.into_eval(sampling, EvalModel::Baseline)
     } else {

@@ -32,7 +32,7 @@ fn runner() -> Runner {
     runner
 }
 
-fn model(url: &str, more: Value) -> Value {
+fn model(url: &str, more: &Value) -> Value {
     let mut model = json!({ "api": "openai", "url": url, "model": "j", "concurrency": 1, "patience_seconds": 0 });
     model.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     model
@@ -49,7 +49,7 @@ fn right(verdicts: &[Verdict]) -> Vec<(bool, f64)> {
 #[test]
 fn model_judges_compliant_answers_of_its_types() {
     let mut runner = runner();
-    let table = |url: &str| json!({ "rollouts": "rollouts", "model": model(url, json!({})) });
+    let table = |url: &str| json!({ "rollouts": "rollouts", "model": model(url, &json!({})) });
     assert_eq!(runner.estimate("judge", &table("http://127.0.0.1:9")).unwrap().requests, 3);
     let (url, thread) = endpoint(replies(&["Equal.\nVerdict: correct", "**Verdict: correct**", "No.\nVerdict: wrong"]));
     let summary = runner.run("judged", "judge", &table(&url)).unwrap();
@@ -72,7 +72,7 @@ fn model_judges_compliant_answers_of_its_types() {
 #[test]
 fn samples_without_a_verdict_are_counted() {
     let mut runner = runner();
-    let table = |url: &str, more: Value| json!({ "rollouts": "rollouts", "model": model(url, more) });
+    let table = |url: &str, more: Value| json!({ "rollouts": "rollouts", "model": model(url, &more) });
     let (url, thread) = endpoint(replies(&["Verdict: wrong", "Verdict: maybe", "Verdict: wrong"]));
     let error = runner.fail("judged", "judge", &table(&url, json!({})));
     thread.join().unwrap();
@@ -94,15 +94,15 @@ fn table_of_a_judge_chooses_what_is_sent() {
     let mut runner = runner();
     let more = json!({ "response": "full", "answer_types": ["letter"], "instruction": "{response} or {answer}?", "system": "" });
     let (url, thread) = endpoint(replies(&["Verdict: wrong"]));
-    runner.run("judged", "judge", &json!({ "rollouts": "rollouts", "model": model(&url, more) })).unwrap();
+    runner.run("judged", "judge", &json!({ "rollouts": "rollouts", "model": model(&url, &more) })).unwrap();
     assert_eq!(thread.join().unwrap()[0]["messages"], json!([{ "role": "user", "content": "### Answer: A or A?" }]));
-    let none = json!({ "rollouts": "rollouts", "model": model(&url, json!({ "answer_types": ["docvqa"] })) });
+    let none = json!({ "rollouts": "rollouts", "model": model(&url, &json!({ "answer_types": ["docvqa"] })) });
     let error = runner.fail("judged", "judge", &none);
     assert!(error.starts_with("no item has an answer type that the judge model judges: list"), "{error}");
 
     let stage = parse("judge", &none);
     assert_eq!(stage.pool(), Some(Pool::Teacher));
-    let table = |more: Value| json!({ "rollouts": "r", "model": model("http://x", more) });
+    let table = |more: Value| json!({ "rollouts": "r", "model": model("http://x", &more) });
     let lines = [
         manifest_line("judge", &table(json!({}))),
         manifest_line("judge", &table(json!({ "image": "none", "response": "full", "max_lost": 0.2, "name": "n" }))),
@@ -131,7 +131,7 @@ fn eval_has_a_judge_too() {
     let item = json!({ "id": "1", "dataset": "d", "question": "Where?", "answer_type": "text", "answers": [GOLD] });
     runner.write("items/items.jsonl", &format!("{item}\n"));
     let (url, thread) = endpoint(replies(&["USA", "Equal.\nVerdict: correct"]));
-    let table = json!({ "model": model(&url, json!({})), "benchmark": "items", "judge": model(&url, json!({})) });
+    let table = json!({ "model": model(&url, &json!({})), "benchmark": "items", "judge": model(&url, &json!({})) });
     let estimate = runner.estimate("eval", &table).unwrap();
     assert_eq!(estimate.requests, 2);
     let summary = runner.run("eval", "eval", &table).unwrap();
