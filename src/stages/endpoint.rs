@@ -26,6 +26,8 @@ const TIMEOUT_SECONDS: u64 = 300;
 const PATIENCE_SECONDS: u64 = 600;
 const BATCH_POLL_SECONDS: u64 = 60;
 const MAX_CONCURRENCY: usize = 1024;
+/// Per million tokens.
+const MAX_PRICE: f64 = 1e9;
 /// One year.
 const MAX_SECONDS: usize = 366 * 24 * 60 * 60;
 
@@ -83,8 +85,8 @@ impl Endpoint {
                 ("batch", Some(prices.batch)),
             ];
             for (key, price) in numbers {
-                if price.is_some_and(|price| !(price >= 0.0 && price.is_finite())) {
-                    mistake(&format!("prices.{key}"), "a price must be a number from 0".to_string());
+                if price.is_some_and(|price| !(0.0..=MAX_PRICE).contains(&price)) {
+                    mistake(&format!("prices.{key}"), format!("a price must be a number from 0 to {MAX_PRICE}"));
                 }
             }
             if prices.currency.len() != 3 || !prices.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
@@ -222,7 +224,7 @@ impl Endpoint {
         let requests = self.requests(questions, image, ImageUrls::Data, ctx.threads, &ctx.images, &ctx.replies)?;
         requests.find_open(is_usable, &BTreeSet::new());
         let (missing, known) = (requests.missing(), requests.known());
-        Ok(estimate(&missing, &known, self.max_tokens, self.prices().as_ref()))
+        Ok(estimate(&missing, &known, self.most_tokens(), self.prices().as_ref()))
     }
 
     fn requests<'a>(
@@ -252,7 +254,7 @@ impl Endpoint {
             api_version: self.keys.api_version.clone(),
             key_env: self.keys.key_env.clone(),
             timeout: Duration::from_secs(self.keys.timeout_seconds.unwrap_or(TIMEOUT_SECONDS)),
-            max_tokens: self.max_tokens,
+            max_tokens: self.most_tokens(),
         }
     }
 
@@ -264,8 +266,16 @@ impl Endpoint {
             tokens_per_minute: self.keys.tokens_per_minute,
             prices: self.prices(),
             budget: self.keys.budget.clone().unwrap_or_default(),
-            max_tokens: self.max_tokens,
+            max_tokens: self.most_tokens(),
         }
+    }
+
+    /// The most tokens of a reply: those that the requests ask for.
+    fn most_tokens(&self) -> u32 {
+        let parameters = self.keys.parameters.as_ref();
+        let named =
+            ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| parameters?.get(name)?.as_u64());
+        named.map_or(self.max_tokens, |tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 
     fn batch_config(&self, detach: bool) -> BatchConfig {

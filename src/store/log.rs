@@ -207,7 +207,7 @@ impl Log {
         Ok(end)
     }
 
-    /// Fails for a line of so many bytes that this program cannot have written it.
+    /// Fails for a line that is too long to be one of this program.
     fn check_length(&self, bytes: u64) -> Result<()> {
         if bytes > MAX_LINE {
             bail!("`{}` is damaged: it has a line of more than {} MiB", self.path.display(), MAX_LINE >> 20);

@@ -113,7 +113,7 @@ struct Results {
     foreign: Foreign,
 }
 
-/// Lines that are no results of the batch.
+/// Lines that are not results of the batch.
 #[derive(Clone, Copy, Default)]
 struct Foreign {
     unknown: u64,
@@ -508,7 +508,7 @@ impl Run<'_> {
             let (tokens, cost) = (answer.usage.tokens(), answer.usage.cost.values().sum::<f64>());
             self.counts.received += 1;
             self.counts.bad += u64::from(answer.choice.fault.is_some());
-            self.counts.tokens += tokens;
+            self.counts.tokens = self.counts.tokens.saturating_add(tokens);
             if let Some(money) = &mut self.counts.cost {
                 money.amount += cost;
             }
@@ -554,7 +554,7 @@ impl Run<'_> {
         let prompt = self.prompt_tokens.at_most(self.of.source.prompt_tokens(request));
         let tokens = Tokens { prompt, cached: 0, reply: u64::from(self.of.config.requests.max_tokens) };
         let cost = self.of.prices().map_or(0.0, |prices| prices.cost(tokens));
-        Spending { requests: 1, tokens: tokens.prompt + tokens.reply, cost }
+        Spending { requests: 1, tokens: tokens.prompt.saturating_add(tokens.reply), cost }
     }
 
     fn label(&self, key: Hash, open: &Open) -> String {

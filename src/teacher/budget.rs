@@ -89,8 +89,8 @@ pub struct Spending {
 
 impl Spending {
     pub fn add(&mut self, other: &Spending) {
-        self.requests += other.requests;
-        self.tokens += other.tokens;
+        self.requests = self.requests.saturating_add(other.requests);
+        self.tokens = self.tokens.saturating_add(other.tokens);
         self.cost += other.cost;
     }
 
@@ -105,10 +105,10 @@ impl Budget {
     /// The limit that this much more would exceed, as text.
     pub(super) fn exceeded(&self, spent: &Spending, more: &Spending, currency: &str) -> Option<String> {
         let Budget { requests, tokens, cost } = self;
-        if let Some(limit) = requests.filter(|limit| spent.requests + more.requests > *limit) {
+        if let Some(limit) = requests.filter(|limit| spent.requests.saturating_add(more.requests) > *limit) {
             return Some(format!("{} of {limit} requests", spent.requests));
         }
-        if let Some(limit) = tokens.filter(|limit| spent.tokens + more.tokens > *limit) {
+        if let Some(limit) = tokens.filter(|limit| spent.tokens.saturating_add(more.tokens) > *limit) {
             return Some(format!("{} of {limit} tokens, and the next request may need {}", spent.tokens, more.tokens));
         }
         let limit = cost.filter(|limit| spent.cost + more.cost > *limit)?;

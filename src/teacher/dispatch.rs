@@ -256,7 +256,7 @@ impl Dispatcher<'_> {
             for answer in answers.iter().flat_map(|(_, answers)| answers) {
                 counts.received += 1;
                 counts.bad += u64::from(answer.choice.fault.is_some());
-                counts.tokens += answer.usage.tokens();
+                counts.tokens = counts.tokens.saturating_add(answer.usage.tokens());
                 let cost = answer.usage.cost.values().sum::<f64>();
                 if let Some(money) = &mut counts.cost {
                     money.amount += cost;
@@ -342,7 +342,7 @@ impl Dispatcher<'_> {
         let prompt = shared.prompt_tokens.borrow().at_most(self.source.prompt_tokens(request));
         let tokens = Tokens { prompt, cached: 0, reply: u64::from(self.config.max_tokens) * samples as u64 };
         let cost = self.config.prices.as_ref().map_or(0.0, |prices| prices.cost(tokens));
-        Spending { requests: samples as u64, tokens: tokens.prompt + tokens.reply, cost }
+        Spending { requests: samples as u64, tokens: tokens.prompt.saturating_add(tokens.reply), cost }
     }
 
     fn currency(&self) -> &str {
