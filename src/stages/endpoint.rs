@@ -26,6 +26,8 @@ const TIMEOUT_SECONDS: u64 = 300;
 const PATIENCE_SECONDS: u64 = 600;
 const BATCH_POLL_SECONDS: u64 = 60;
 const MAX_CONCURRENCY: usize = 1024;
+/// Per minute. A smaller rate is a typing error, with which the stage would seem to hang.
+const MIN_RATE: f64 = 0.01;
 /// Per million tokens.
 const MAX_PRICE: f64 = 1e9;
 /// One year.
@@ -59,6 +61,12 @@ impl Endpoint {
         {
             mistake("url", message.to_string());
         }
+        if keys.key_env.as_deref().is_some_and(|name| name.trim().is_empty()) {
+            mistake(
+                "key_env",
+                "`key_env` names an environment variable: leave it out for an endpoint without a key".to_string(),
+            );
+        }
         for (key, zero) in [
             ("samples", self.samples == 0),
             ("max_tokens", self.max_tokens == 0),
@@ -73,8 +81,8 @@ impl Endpoint {
         for (key, rate) in
             [("requests_per_minute", keys.requests_per_minute), ("tokens_per_minute", keys.tokens_per_minute)]
         {
-            if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-                mistake(key, format!("`{key}` must be a number above 0"));
+            if rate.is_some_and(|rate| !(rate >= MIN_RATE && rate.is_finite())) {
+                mistake(key, format!("`{key}` must be a number from {MIN_RATE}"));
             }
         }
         if let Some(prices) = &keys.prices {

@@ -13,6 +13,7 @@ RECIPES = ROOT / "experiments/recipes"
 sys.path.insert(0, str(RECIPES))
 
 from endpoints import Endpoint, write_texts  # noqa: E402
+from http2 import http2_server  # noqa: E402
 from openai_rollout import Server  # noqa: E402
 
 WORK = ROOT / "target/recipes"
@@ -35,10 +36,10 @@ def prepare():
     subprocess.run([sys.executable, ROOT / "tests/recipes/make_checkpoint.py", WORK / "checkpoint"], check=True)
 
 
-def ablate(command, *more, experiment=RECIPES / "side-by-side.toml"):
+def ablate(command, *more, experiment=RECIPES / "side-by-side.toml", variables=None):
     checkpoint = ["--set", f"vars.checkpoint={WORK / 'checkpoint'}"]
     line = [ABLATE, command, experiment, *checkpoint, *more]
-    subprocess.run(line, cwd=WORK, env=ENVIRONMENT, check=True)
+    subprocess.run(line, cwd=WORK, env=ENVIRONMENT | (variables or {}), check=True)
 
 
 def read(path, experiment="side-by-side"):
@@ -74,6 +75,14 @@ def endpoints():
     write_texts(texts)
     run = partial(ablate, "run", "--set", f"vars.texts={texts}", experiment=ROOT / "tests/recipes/endpoints.toml")
     results = partial(read, experiment="endpoints")
+    log = WORK / "http2.log"
+    with http2_server(log) as (url, variables):
+        run("distill_texts", "--set", f"vars.url={url}", "--set", "vars.model=http2", variables=variables)
+    requests = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    connections = len({client for _, client in requests})
+    assert len(requests) == 10 and connections <= 8, requests
+    assert {version for version, _ in requests} == {"2"}, requests
+    print(f"HTTP/2: 10 requests on {connections} connections")
     run("sft")
     model = (WORK / "out/endpoints/sft/model").resolve()
     with Server(SERVE.replace("{model}", str(model))) as url:
