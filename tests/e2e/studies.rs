@@ -170,6 +170,21 @@ fn paper_and_tiny_differ_in_what_they_extend() {
 }
 
 #[test]
+fn distillation_of_the_paper_is_planned_with_its_price() {
+    let project = studies();
+    stand_in::make(&project.path("paper/data")).unwrap();
+    project.ok(&["run", "recipes/distill.toml", "--until", "direct"]);
+    let plan = project.json(&["plan", "recipes/distill.toml"]);
+    let total = &plan["requests"]["total"];
+    let requests = total["requests"].as_u64().unwrap();
+    assert_eq!(requests, project.read("out/paper-distill/direct/items.jsonl").lines().count() as u64);
+    let cost = |bound: &str| total["cost"]["USD"][bound].as_f64().unwrap();
+    // At most 1,024 tokens of a reply at half of 15 dollars per million.
+    assert!(cost("low") > 0.0 && cost("low") < cost("expected"));
+    assert!(cost("expected") < cost("high") && cost("high") < requests as f64 * 0.015);
+}
+
+#[test]
 fn recipes_plan_at_the_scale_of_the_paper() {
     let project = studies();
     stand_in::make(&project.path("paper/data")).unwrap();
