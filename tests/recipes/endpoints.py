@@ -57,6 +57,10 @@ def has_image(body):
     return "image_url" in json.dumps(body["messages"])
 
 
+def responses_of(scores):
+    return {score["id"]: score["response"] for score in scores}
+
+
 class Endpoint:
     """The stages of endpoints.toml at a server. `run` runs stages, `read` reads rows of results."""
 
@@ -84,11 +88,15 @@ class Endpoint:
         for stage, count in distillations.items():
             assert self.samples(stage) == count
         for image in inputs:
-            responses = [
-                {score["id"]: score["response"] for score in self.read(f"{stage}@image={image}/scores.jsonl")}
-                for stage in ["eval", "remote"]
-            ]
+            responses = [responses_of(self.read(f"{stage}@image={image}/scores.jsonl")) for stage in ["eval", "remote"]]
             compare_texts(f"{self.name} with image = {image}", *responses)
+        if images:
+            assert self.requests("rollouts") == [], "the requests of `remote`"
+            rollouts = {row["item"]["id"]: row["samples"][0]["text"] for row in self.read("rollouts/rollouts.jsonl")}
+            compare_texts(f"{self.name}, sampled again", responses_of(self.read("remote@image=given/scores.jsonl")), rollouts)
+            judged = self.requests("judged")
+            assert 0 < len(judged) <= len(rollouts) and not any(map(has_image, judged)), len(judged)
+            assert len(self.read("judged/judged.jsonl")) == len(rollouts)
         force = [argument for stage in distillations for argument in ("--force", stage)]
         assert self.requests(*stages, *force) == []
         more = self.requests(*stages, "--set", "vars.samples=3")
