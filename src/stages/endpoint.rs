@@ -13,8 +13,8 @@ use super::image_input::ImageInput;
 use super::request_estimate::estimate;
 use super::requests::{Asked, IsUsable, Question, Replied, Requests};
 use crate::teacher::{
-    BatchConfig, BatchLimits, Batches, Client, ClientConfig, DispatchConfig, Dispatcher, ImageUrls, Prices, Sampling,
-    Source, Spending,
+    BatchConfig, BatchLimits, Batches, Client, ClientConfig, DispatchConfig, Dispatcher, ImageUrls, Prices,
+    SampledRequests, Sampling, Spending,
 };
 use ablate_core::base::{Hash, RequestProgress};
 use ablate_core::stage::{ConfigError, EstimateContext, Manifest, RequestEstimate, StageContext};
@@ -191,8 +191,9 @@ impl Endpoint {
         let mut spent = requests.find_open(is_usable, &ctx.retry);
         spent.add(&self.spent);
         let total = requests.total();
-        let to_send: Vec<usize> = (0..requests.len()).filter(|request| requests.open(*request) > 0).collect();
-        let open: u64 = to_send.iter().map(|request| requests.open(*request) as u64).sum();
+        let counts = (0..requests.len()).map(|request| (request, requests.open(request) as u64));
+        let (to_send, counts): (Vec<usize>, Vec<u64>) = counts.filter(|(_, open)| *open > 0).unzip();
+        let open: u64 = counts.iter().sum();
         let mut sent = RequestProgress::default();
         if !to_send.is_empty() {
             if open < total {

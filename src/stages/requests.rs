@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::endpoint_table::BadReply;
 use super::image_input::ImageInput;
 use crate::teacher::{
-    Answer, ChatRequest, ContentPart, ImageUrls, KeyedAnswer, KeyedSource, Sampling, Source, Spending,
+    Answer, ChatRequest, ContentPart, ImageUrls, KeyedAnswer, KeyedRequests, RequestList, SampledRequests, Sampling,
+    Spending,
 };
 use ablate_core::base::{Hash, RequestProgress, wrong_input};
 use ablate_core::stage::Summary;
@@ -234,14 +235,15 @@ impl<'a> Requests<'a> {
     }
 }
 
-impl Source for Requests<'_> {
-    fn open(&self, request: usize) -> usize {
-        let (keys, mut open) = (&self.distinct[request].keys, self.open.borrow_mut());
-        // Another process may have asked the same in the meantime.
-        open[request].retain(|open| open.again || self.replies.get(keys[open.sample]).is_none());
-        open[request].len()
+impl Requests<'_> {
+    /// The keys of the samples of a request that were open when the store was last read.
+    fn last_open_keys(&self, request: usize) -> Vec<Hash> {
+        let keys = &self.distinct[request].keys;
+        self.open.borrow()[request].iter().map(|open| keys[open.sample]).collect()
     }
+}
 
+impl RequestList for Requests<'_> {
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
         let question = &self.questions[self.distinct[request].question];
         chat_request(question, self.asked.image, &self.packs)?.body(
@@ -258,30 +260,30 @@ impl Source for Requests<'_> {
     fn label(&self, request: usize) -> String {
         self.questions[self.distinct[request].question].label.clone()
     }
+}
+
+impl SampledRequests for Requests<'_> {
+    fn open(&self, request: usize) -> usize {
+        let (keys, mut open) = (&self.distinct[request].keys, self.open.borrow_mut());
+        // Another process may have asked the same in the meantime.
+        open[request].retain(|open| open.again || self.replies.get(keys[open.sample]).is_none());
+        open[request].len()
+    }
 
     fn answered(&self, answers: Vec<(usize, Vec<Answer>)>) -> Result<()> {
-        let mut lines = Vec::new();
-        let mut open = self.open.borrow_mut();
-        for (request, answers) in answers {
-            for answer in answers {
-                if open[request].is_empty() {
-                    continue;
-                }
-                let key = self.distinct[request].keys[open[request].remove(0).sample];
-                let earlier = self.replies.get(key);
-                lines.push((key, self.asked.reply(answer, earlier.as_ref())));
-            }
-        }
-        self.replies.append(&lines)
+        let keyed = |(request, answers): (usize, Vec<Answer>)| {
+            let keys = self.last_open_keys(request).into_iter();
+            keys.zip(answers).map(move |(key, answer)| KeyedAnswer { key, request: Some(request), answer })
+        };
+        self.store(answers.into_iter().flat_map(keyed).collect())
     }
 }
 
-impl KeyedSource for Requests<'_> {
+impl KeyedRequests for Requests<'_> {
     fn open_keys(&self, request: usize) -> Vec<Hash> {
         // Another process may have asked the same in the meantime.
-        Source::open(self, request);
-        let keys = &self.distinct[request].keys;
-        self.open.borrow()[request].iter().map(|open| keys[open.sample]).collect()
+        self.open(request);
+        self.last_open_keys(request)
     }
 
     fn is_stored(&self, key: Hash, since: Timestamp) -> bool {

@@ -20,7 +20,7 @@ use super::budget::{Prices, PromptTokens, Spending, budget_error};
 use super::calls::Calls;
 use super::client::{self, Client};
 use super::completion::{Choice, Completion, Tokens};
-use super::dispatch::{Answer, DispatchConfig, Source};
+use super::dispatch::{Answer, DispatchConfig, RequestList};
 use super::failure::Failure;
 use ablate_core::base::{Detached, Hash, Money, Progress, RequestProgress, StageEvent, files, wrong_input};
 use ablate_store::{Fault, Usage};
@@ -52,8 +52,8 @@ pub struct KeyedAnswer {
     pub answer: Answer,
 }
 
-/// Requests whose samples have keys.
-pub trait KeyedSource: Source {
+/// Requests that are answered by the keys of their samples.
+pub trait KeyedRequests: RequestList {
     /// The keys of the samples of a request that are not answered yet.
     fn open_keys(&self, request: usize) -> Vec<Hash>;
     /// Whether a reply to a sample was stored at this time or later.
@@ -66,7 +66,7 @@ pub trait KeyedSource: Source {
 pub struct Batches<'a> {
     pub client: &'a Client,
     pub config: &'a BatchConfig,
-    pub source: &'a dyn KeyedSource,
+    pub source: &'a dyn KeyedRequests,
     pub progress: &'a dyn Progress,
     /// What the stage spent in earlier attempts.
     pub spent: Spending,

@@ -240,25 +240,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "d" => 86400.0,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit..];
-    }
-    Some(total)
+    let span: jiff::Span = text.parse().ok()?;
+    span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -293,6 +276,8 @@ mod tests {
         assert_eq!(pause("0", "1m2.5s"), Some(Duration::from_millis(62_500)));
         assert_eq!(pause("0", "20ms"), Some(Duration::from_millis(20)));
         assert_eq!(pause("0", "1h"), Some(Duration::from_secs(3600)));
+        assert_eq!(pause("0", "1d2h"), Some(Duration::from_secs(26 * 3600)));
+        assert_eq!((pause("0", "-5s"), pause("0", "1mo"), pause("0", "")), (None, None, None));
         assert_eq!(
             (pause("1", "6m0s"), pause("0", "a while"), pause("0", "5")),
             (None, None, Some(Duration::from_secs(5)))

@@ -55,16 +55,20 @@ pub struct Answer {
     pub served: Option<String>,
 }
 
-/// The requests, by number, and the place of their replies.
-pub trait Source {
-    /// Samples of a request that are not answered yet.
-    fn open(&self, request: usize) -> usize;
+/// Requests, by number.
+pub trait RequestList {
     /// The body for this many samples.
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>>;
     /// Estimated tokens of the prompt.
     fn prompt_tokens(&self, request: usize) -> u64;
     /// What the request is about, for messages.
     fn label(&self, request: usize) -> String;
+}
+
+/// Requests that are answered one at a time.
+pub trait SampledRequests: RequestList {
+    /// Samples of a request that are not answered yet.
+    fn open(&self, request: usize) -> usize;
     /// Stores replies. After this returns they are not requested again.
     fn answered(&self, answers: Vec<(usize, Vec<Answer>)>) -> Result<()>;
 }
@@ -73,7 +77,7 @@ pub trait Source {
 pub struct Dispatcher<'a> {
     pub client: &'a Client,
     pub config: &'a DispatchConfig,
-    pub source: &'a dyn Source,
+    pub source: &'a dyn SampledRequests,
     pub progress: &'a dyn Progress,
     /// What the stage spent in earlier attempts.
     pub spent: Spending,

@@ -24,10 +24,10 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{BatchConfig, Batches, KeyedAnswer, KeyedSource};
+pub use batch::{BatchConfig, Batches, KeyedAnswer, KeyedRequests};
 pub use batch_file::BatchLimits;
 pub use budget::{Budget, Prices, Spending};
 pub use client::{Client, ClientConfig};
 pub use completion::{Choice, Tokens};
-pub use dispatch::{Answer, DispatchConfig, Dispatcher, Source};
+pub use dispatch::{Answer, DispatchConfig, Dispatcher, RequestList, SampledRequests};
 pub use request::{ChatRequest, ContentPart, ImageUrls, Sampling};

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::batch_server::{BatchServer, LineOutcome, question};
+use super::body;
 use crate::teacher::{
-    Answer, BatchConfig, BatchLimits, Batches, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig,
-    ImageUrls, KeyedAnswer, KeyedSource, Prices, Sampling, Source, Spending,
+    Answer, BatchConfig, BatchLimits, Batches, Budget, Client, ClientConfig, DispatchConfig, KeyedAnswer,
+    KeyedRequests, Prices, RequestList, Spending,
 };
 use ablate_core::base::{Detached, ErrorChain, Hash, Progress, RequestProgress, StageEvent, files};
 use ablate_store::Fault;
@@ -36,15 +37,9 @@ fn key(request: usize) -> Hash {
 /// The answers in memory.
 struct Memory<'a>(&'a RefCell<BTreeMap<Hash, (Timestamp, Answer)>>);
 
-impl Source for Memory<'_> {
-    fn open(&self, request: usize) -> usize {
-        self.open_keys(request).len()
-    }
-
+impl RequestList for Memory<'_> {
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
-        let sampling = Sampling { model: "m".into(), temperature: 0.5, max_tokens: 64, ..Sampling::default() };
-        let content = vec![ContentPart::Text(format!("Question {request}?"))];
-        ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples, &ImageUrls::Data)
+        body(request, samples)
     }
 
     fn prompt_tokens(&self, _request: usize) -> u64 {
@@ -54,13 +49,9 @@ impl Source for Memory<'_> {
     fn label(&self, request: usize) -> String {
         format!("item `{request}`")
     }
-
-    fn answered(&self, _answers: Vec<(usize, Vec<Answer>)>) -> Result<()> {
-        panic!("a batch stores by key")
-    }
 }
 
-impl KeyedSource for Memory<'_> {
+impl KeyedRequests for Memory<'_> {
     fn open_keys(&self, request: usize) -> Vec<Hash> {
         let key = key(request);
         if self.0.borrow().contains_key(&key) { Vec::new() } else { vec![key] }
@@ -118,7 +109,7 @@ impl Setup {
         };
         let client = Client::new(config, &BTreeMap::from([("KEY".to_string(), KEY.to_string())])).unwrap();
         let source = Memory(&self.answers);
-        let open: Vec<usize> = (0..count).filter(|request| source.open(*request) > 0).collect();
+        let open: Vec<usize> = (0..count).filter(|request| !source.open_keys(*request).is_empty()).collect();
         let progress = Messages(&self.messages);
         let batches = Batches {
             client: &client,
@@ -213,7 +204,7 @@ fn batch_is_submitted_awaited_and_stored_at_its_price() {
         { "role": "system", "content": "Be brief." },
         { "role": "user", "content": "Question 0?" },
     ]);
-    let body = json!({ "model": "m", "temperature": 0.5, "max_tokens": 64, "messages": messages });
+    let body = json!({ "model": "teacher", "temperature": 0.5, "max_tokens": 64, "messages": messages });
     let expected = json!({ "custom_id": key(0), "method": "POST", "url": "/v1/chat/completions", "body": body });
     assert_eq!(first, expected);
     let request = &state.batches[0].request;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::body;
 use crate::teacher::{
-    Answer, Budget, ChatRequest, Client, ClientConfig, ContentPart, DispatchConfig, Dispatcher, ImageUrls, Prices,
-    Sampling, Source, Spending,
+    Answer, Budget, Client, ClientConfig, DispatchConfig, Dispatcher, Prices, RequestList, SampledRequests, Spending,
 };
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{ErrorChain, RequestProgress};
@@ -103,15 +103,9 @@ struct Memory {
     answers: RefCell<BTreeMap<usize, Vec<Answer>>>,
 }
 
-impl Source for Memory {
-    fn open(&self, request: usize) -> usize {
-        self.samples - self.answers.borrow().get(&request).map_or(0, Vec::len)
-    }
-
+impl RequestList for Memory {
     fn body(&self, request: usize, samples: usize) -> Result<Vec<u8>> {
-        let sampling = Sampling { model: "teacher".into(), temperature: 0.5, max_tokens: 64, ..Sampling::default() };
-        let content = vec![ContentPart::Text(format!("Question {request}?"))];
-        ChatRequest { system: "Be brief.".into(), content }.body(&sampling, samples, &ImageUrls::Data)
+        body(request, samples)
     }
 
     fn prompt_tokens(&self, _request: usize) -> u64 {
@@ -120,6 +114,12 @@ impl Source for Memory {
 
     fn label(&self, request: usize) -> String {
         format!("item `{request}`")
+    }
+}
+
+impl SampledRequests for Memory {
+    fn open(&self, request: usize) -> usize {
+        self.samples - self.answers.borrow().get(&request).map_or(0, Vec::len)
     }
 
     fn answered(&self, answers: Vec<(usize, Vec<Answer>)>) -> Result<()> {
