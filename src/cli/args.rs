@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
-use super::diff::DiffArgs;
+use super::compare::CompareArgs;
 use super::doctor::DoctorArgs;
 use super::forget::ForgetArgs;
 use super::gc::GcArgs;
@@ -182,12 +182,21 @@ Examples:
   ablate status --follow                   update until the run ends
   ablate status latest~1 --json            the run before the latest, for scripts")]
     Status(StatusArgs),
-    /// Show how two runs differ: instances, old and new values.
-    #[command(after_help = "\
+    /// Show how two evaluations, checkpoints, experiments or runs differ: parameters, scores, changed answers.
+    #[command(
+        visible_alias = "diff",
+        after_help = "\
 Examples:
-  ablate diff latest~1 latest
-  ablate diff 20260211T09 latest --json    the beginning of a run's name is enough")]
-    Diff(DiffArgs),
+  ablate compare exp.toml model=mix-4 model=dpo            two cells of the evaluations, paired by the other axes and the seed
+  ablate compare exp.toml sft dpo --answers 5              two checkpoints, with five changed answers per group and direction
+  ablate compare exp.toml 'eval@lr=1e-5' 'eval@lr=2e-5' --sort difference
+  ablate compare a.toml b.toml --html ab.html              all evaluations of two experiments
+  ablate compare latest~1 latest                           two runs: what changed, and what it did to the scores
+  ablate compare exp.toml sft dpo --json | jq .comparison.flips
+
+Differences are the second side minus the first, on shared items and seeds, with 95 % confidence intervals."
+    )]
+    Compare(CompareArgs),
     /// Protect the current results of an experiment from `gc`.
     #[command(after_help = "\
 Examples:
@@ -245,6 +254,9 @@ ratio.")]
     /// List the instances of an experiment with their state, or the stored replies of endpoints.
     #[command(after_help = "\
 Examples:
+  ablate ls exp.toml 'eval*' --sort accuracy
+  ablate ls exp.toml 'sft*' --columns lr,final_loss,seconds
+  ablate ls exp.toml --format csv > instances.csv     with all metrics and the parameters that vary
   ablate ls exp.toml --json
   ablate ls --replies                      number, tokens and cost of the replies by model")]
     Ls(LsArgs),

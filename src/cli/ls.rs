@@ -1,10 +1,11 @@
-//! `ls`: lists the instances of an experiment with their state, or the stored replies of endpoints.
+//! `ls`: lists the instances of an experiment with their state, metrics and parameters, or the stored replies of endpoints.
 
 use anyhow::Result;
 use clap::Args;
 
 use super::args::{ExperimentArgs, Global, Targets};
-use super::format::human_bytes;
+use super::compare::TextFormat;
+use super::ls_table::LsTable;
 use super::replies;
 use super::session::{Need, Session};
 use super::shell::Shell;
@@ -18,8 +19,18 @@ pub(super) struct LsArgs {
     pub(super) experiment: Option<ExperimentArgs>,
     #[command(flatten)]
     pub(super) targets: Targets,
+    /// Show these metrics and parameters, separated by commas: `accuracy,compliance,lr,sources.cot.share`, or `all`
+    /// [default: accuracy, loss and reward accuracy, where there are any].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(super) columns: Vec<String>,
+    /// Sort by a column, the largest number first: a metric, a parameter, `seconds`, `size` or `name`.
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) sort: Option<String>,
+    /// Print CSV or Markdown, with all metrics and all parameters that vary.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
+    pub(super) format: Option<TextFormat>,
     /// List the stored replies of endpoints instead, by model and address: their number, bad ones, tokens and cost.
-    #[arg(long, conflicts_with_all = ["file", "overrides", "targets"])]
+    #[arg(long, conflicts_with_all = ["file", "overrides", "targets", "columns", "sort", "format"])]
     pub(super) replies: bool,
 }
 
@@ -28,21 +39,17 @@ pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<()
     let session = Session::read(global, experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
-    let listed = session.query(&plan).list();
-    let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
+    let mut table = LsTable::new(&session, &plan, &selected)?;
+    if let Some(column) = &arguments.sort {
+        table.sort(column)?;
+    }
     if shell.json {
-        return shell.json(&listed);
+        return shell.json(&table.rows);
     }
-    let width = listed.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
-    let mut text = String::new();
-    for line in &listed {
-        let size = line.size.map(human_bytes).unwrap_or_default();
-        let seconds = line.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default();
-        let record = line.record.map(|hash| hash.short()).unwrap_or_default();
-        let columns = format!("{:width$}  {:6}  {size:>9}  {seconds:>8}  {record}", line.name, line.state);
-        text.push_str(columns.trim_end());
-        text.push('\n');
+    match arguments.format {
+        Some(TextFormat::Csv) => shell.result(&table.csv(&arguments.columns)?),
+        Some(TextFormat::Md) => shell.result(&table.markdown(&arguments.columns)?),
+        None => shell.result(&table.text(&arguments.columns)?),
     }
-    shell.result(&text);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 mod args;
 mod check;
-mod diff;
+mod compare;
 mod doctor;
 mod forget;
 mod format;
@@ -12,6 +12,7 @@ mod graph;
 mod inspect;
 mod logs;
 mod ls;
+mod ls_table;
 mod new;
 mod pin;
 mod plan;
@@ -19,9 +20,11 @@ mod progress;
 mod replies;
 mod report;
 mod request_estimates;
+mod resources;
 mod results;
 mod retry;
 mod run;
+mod run_limits;
 mod schema;
 mod session;
 mod shell;
@@ -31,6 +34,7 @@ mod status;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod time_estimates;
 mod value_parsers;
 mod verify;
 mod why;
@@ -70,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => done(plan::plan(shell, global, arguments)),
         Command::Why(arguments) => done(why::why(shell, global, arguments)),
         Command::Status(arguments) => done(status::status(shell, global, arguments)),
-        Command::Diff(arguments) => done(diff::diff(shell, global, arguments)),
+        Command::Compare(arguments) => done(compare::compare(shell, global, arguments)),
         Command::Pin(arguments) => done(pin::pin(shell, global, arguments)),
         Command::Unpin { name } => done(pin::unpin(shell, global, name.as_deref())),
         Command::Check(arguments) => check::check(shell, arguments),

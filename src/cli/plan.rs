@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 
 use super::args::{ExperimentArgs, Global, Scope};
 use super::inspect;
-use super::request_estimates::{RequestEstimates, RequestTotal};
+use super::request_estimates::{RequestEstimates, RequestTotal, sum};
+use super::resources::ResourceArgs;
 use super::session::{Need, Session};
 use super::shell::Shell;
+use super::time_estimates::{self, EarlierExperiments};
 use super::why::notes;
 use ablate_core::base::Hash;
-use ablate_core::stage::{ArtifactKind, RequestEstimate};
+use ablate_core::stage::{ArtifactKind, Range, RequestEstimate};
 use ablate_engine::query::InstanceSummary;
 use ablate_engine::{self, Plan, PlanState};
 use ablate_experiment::{DedupStats, Instance, InstanceId};
@@ -31,6 +33,8 @@ pub(super) struct PlanArgs {
     /// Show every change with its line in the file.
     #[arg(long)]
     pub(super) explain: bool,
+    #[command(flatten)]
+    pub(super) resources: ResourceArgs,
 }
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<()> {
@@ -41,8 +45,7 @@ pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
         if experiments.len() > 1 && !shell.json {
             shell.result(&format!("{}\n", experiment.file.display()));
         }
-        let totals = (experiments.len() > 1).then_some(&mut totals);
-        documents.extend(plan_one(shell, global, experiment, arguments, totals)?);
+        documents.extend(plan_one(shell, global, experiment, arguments, experiments.len() > 1, &mut totals)?);
         if experiments.len() > 1 && !shell.json {
             shell.result("\n");
         }
@@ -68,6 +71,12 @@ struct Totals {
     requests: RequestTotal,
     /// Distinct instances of all experiments, and whether each is a training run.
     distinct: BTreeMap<Hash, bool>,
+    /// The instances of the experiments so far.
+    earlier: EarlierExperiments,
+    /// Predicted time of the experiments, one after another.
+    seconds: Range,
+    /// Instances without a prediction.
+    unpredicted: usize,
     started: bool,
 }
 
@@ -90,8 +99,18 @@ impl Totals {
         if !self.requests.is_empty() {
             requests = format!("\nall requests to endpoints: {}", self.requests.render());
         }
+        let mut time = String::new();
+        if self.seconds.expected > 0.0 {
+            time = format!("\nall time: about {}", time_estimates::duration_range(&self.seconds));
+        }
+        if self.unpredicted > 0 {
+            time.push_str(&format!(
+                "\nnot included: {} of kinds that have not run in this store",
+                plural(self.unpredicted, "stage")
+            ));
+        }
         format!(
-            "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}{requests}",
+            "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}{requests}{time}\n",
             self.points,
             stage_runs(shared, self.instances_without_sharing),
             self.instances,
@@ -103,6 +122,7 @@ impl Totals {
         json!({
             "points": self.points, "instances_alone": self.instances_without_sharing, "instances_apart": self.instances,
             "instances": self.distinct.len(), "trainings": self.trainings, "requests": self.requests,
+            "seconds": self.seconds, "unpredicted": self.unpredicted,
             "different_trainings": self.distinct.values().filter(|training| **training).count(),
         })
     }
@@ -153,7 +173,8 @@ fn plan_one(
     global: &Global,
     experiment: &ExperimentArgs,
     arguments: &PlanArgs,
-    totals: Option<&mut Totals>,
+    several: bool,
+    totals: &mut Totals,
 ) -> Result<Option<Value>> {
     // Source locations need the full experiment.
     let need = if arguments.explain { Need::All } else { Need::Instances };
@@ -169,9 +190,17 @@ fn plan_one(
         inspect::report_budgets(shell, experiment, &session)?;
     }
     let requests = RequestEstimates::new(shell, &session, &plan, &selected);
-    if let Some(totals) = totals {
+    let time = match must + may {
+        0 => None,
+        _ => Some(time_estimates::estimate(&session, &plan, &chosen, &arguments.resources, &mut totals.earlier)?),
+    };
+    if several {
         totals.add(&session, &chosen, dedup);
         totals.requests.merge(&requests.total);
+        if let Some(time) = &time {
+            totals.seconds = sum(totals.seconds, time.seconds);
+            totals.unpredicted += time.unknown.values().sum::<usize>();
+        }
     }
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
@@ -185,6 +214,7 @@ fn plan_one(
             "points": dedup.results, "instances_alone": dedup.without_dedup, "trainings": trainings(&session, &chosen),
             "seconds_saved": saved,
             "requests": requests.json(),
+            "time": time,
             "instances": instances,
         })));
     }
@@ -233,6 +263,7 @@ fn plan_one(
     }
     text.push('\n');
     text.push_str(&requests.render());
+    text.extend(time.as_ref().map(time_estimates::render));
     shell.result(&text);
     Ok(None)
 }

@@ -77,6 +77,16 @@ impl RequestTotal {
         self.basis.extend(new);
     }
 
+    /// The number of requests whose cost is not known; `None` if there are none.
+    pub(super) fn requests_without_cost(&self) -> Option<u64> {
+        (self.without_cost > 0).then_some(self.without_cost)
+    }
+
+    /// The cost of the requests by currency.
+    pub(super) fn costs(&self) -> impl Iterator<Item = (&str, &Range)> {
+        self.cost.iter().map(|(currency, cost)| (currency.as_str(), cost))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.instances == 0
     }
@@ -120,11 +130,16 @@ impl RequestTotal {
     }
 }
 
-fn sum(a: Range, b: Range) -> Range {
+pub(super) fn sum(a: Range, b: Range) -> Range {
     Range { low: a.low + b.low, expected: a.expected + b.expected, high: a.high + b.high }
 }
 
 impl RequestEstimates {
+    /// The stages that send requests and wait for other stages.
+    pub(super) fn waiting_stages(&self) -> impl Iterator<Item = String> {
+        self.waiting.iter().map(|(stage, _)| stage.clone())
+    }
+
     /// Estimates the requests of the selected instances. An estimate that fails is a warning.
     pub(super) fn new(shell: Shell, session: &Session, plan: &Plan, selected: &[InstanceId]) -> RequestEstimates {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -5,23 +5,21 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use super::args::{ExperimentArgs, Global, Scope};
 use super::progress::ProgressDisplay;
 use super::report;
+use super::resources::ResourceArgs;
+use super::run_limits::LimitArgs;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use super::value_parsers::{at_least_one, gpu, seconds};
+use super::value_parsers::seconds;
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
-use ablate_core::stage::Pool;
 use ablate_engine::{self, DETACHED, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
-use ablate_experiment::Settings;
-use ablate_nn::device::{Device, DeviceChoice, listed};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -40,16 +38,10 @@ pub(super) struct RunArgs {
 #[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 #[derive(Debug, Args)]
 pub(super) struct ExecutionArgs {
-    /// Number of stages that run at the same time [default: the number of cores].
-    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
-    jobs: Option<usize>,
-    /// Threads per stage [default: the cores, shared by the running stages]. Does not change results.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    threads: Option<usize>,
-    /// `auto` (all GPUs, or the CPU if there are none), `cpu`, or `cuda:0,cuda:1` [default: the experiment's
-    /// setting].
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
+    #[command(flatten)]
+    pub(super) resources: ResourceArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// After a failure, continue with every stage that does not depend on it. This is the default.
     #[arg(short, long, conflicts_with = "fail_fast")]
     keep_going: bool,
@@ -62,9 +54,6 @@ pub(super) struct ExecutionArgs {
     /// Time limit of an attempt in seconds, for stages without their own limit.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// GPUs, by number or UUID, for the stages of the pool `gpu`. Each stage gets one.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
-    gpus: Vec<String>,
     /// End stages whose endpoint works on a batch of requests for hours, instead of waiting. The same command continues
     /// them. The exit code is then 75.
     #[arg(long)]
@@ -122,6 +111,9 @@ pub(super) fn run_experiments(
             return Ok(WRONG_INPUT);
         }
     }
+    if arguments.limits.any() {
+        arguments.limits.check(shell, global, experiments, &choice.selection, &choice.force, &arguments.resources)?;
+    }
     let runner = Runner { shell, global, choice, arguments, executor, interrupt };
     let mut worst = SUCCESS;
     for experiment in experiments {
@@ -159,20 +151,10 @@ impl Runner<'_> {
         let (shell, selection) = (*shell, &choice.selection);
         // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
         let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
-        let settings = &session.experiment.settings;
-        let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
-        let (device, gpus) = devices(models, arguments, settings)?;
         if arguments.rehash {
             session.store.clear_memo();
         }
-        let cores = available_parallelism().map_or(1, usize::from);
-        let slots = settings.jobs.or(settings.pools.get("cpu").copied());
         let options = RunOptions {
-            jobs: arguments.jobs.or(slots).unwrap_or(cores),
-            threads: arguments.threads,
-            teachers: settings.pools.get("teacher").copied().unwrap_or(4),
-            pools: settings.pools.clone(),
-            gpus,
             retries: arguments.retries,
             time: arguments.timeout,
             keep_going: !arguments.fail_fast,
@@ -180,7 +162,6 @@ impl Runner<'_> {
             retry: choice.retry.clone(),
             detach: arguments.detach,
             selection: selection.clone(),
-            device,
             interrupt: interrupt.clone(),
             out: Some(arguments.out.clone()),
             noop_cache: Some(session.noop_cache.clone()),
@@ -188,6 +169,7 @@ impl Runner<'_> {
             command: std::env::args().collect(),
             ..RunOptions::new(executor.clone())
         };
+        let options = arguments.resources.apply(&session.expansion, &session.experiment.settings, options)?;
         if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
             shell.status(&format!(
                 "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
@@ -224,35 +206,6 @@ impl Runner<'_> {
         shell.status(&summary(&report));
         Ok(code)
     }
-}
-
-/// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same
-/// ones. Without models the driver is not queried.
-fn devices(models: bool, arguments: &ExecutionArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
-    let requested = arguments.device.as_deref().unwrap_or(&settings.device);
-    let max_gpus = settings.pools.get("gpu").copied();
-    let gpus = &arguments.gpus;
-    if let Some(id) = gpus.iter().enumerate().find_map(|(at, id)| gpus[..at].contains(id).then_some(id)) {
-        bail!("`--gpus` names `{id}` twice");
-    }
-    let mut devices = if models || requested != "auto" { DeviceChoice::devices(requested)? } else { vec![Device::Cpu] };
-    if devices[0] == Device::Cpu {
-        let first = || (0..max_gpus.unwrap_or(0)).map(|number| number.to_string()).collect();
-        let programs = if gpus.is_empty() { first() } else { gpus.clone() };
-        return Ok((listed(&devices), programs));
-    }
-    if requested != "auto" {
-        if !gpus.is_empty() {
-            bail!("`--gpus` and device `{requested}` both select GPUs: use only one of them");
-        }
-    } else if !gpus.is_empty() {
-        let named: Vec<String> = gpus.iter().map(|id| format!("cuda:{id}")).collect();
-        devices = DeviceChoice::devices(&named.join(",")).context("`--gpus`: models need GPU numbers")?;
-    } else if let Some(max_gpus) = max_gpus {
-        devices.truncate(max_gpus);
-    }
-    devices.iter().try_for_each(|device| device.check())?;
-    Ok((listed(&devices), Vec::new()))
 }
 
 /// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same

@@ -80,8 +80,14 @@ impl Session {
 
     /// The current plan.
     pub(super) fn plan(&self) -> Result<Plan> {
+        self.plan_forcing(&[])
+    }
+
+    /// The plan in which these stages or instances run although they are fresh.
+    pub(super) fn plan_forcing(&self, force: &[String]) -> Result<Plan> {
         let noop_cache = Some(self.noop_cache.clone());
-        let options = PlanOptions { experiment: self.id.clone(), noop_cache, ..PlanOptions::default() };
+        let force = ablate_engine::select::matching(&self.expansion, force)?;
+        let options = PlanOptions { experiment: self.id.clone(), force, noop_cache, ..PlanOptions::default() };
         let plan = ablate_engine::plan(&self.expansion, &self.store, &options)?;
         self.store.save_memo();
         Ok(plan)

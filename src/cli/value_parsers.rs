@@ -36,6 +36,19 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     time.filter(|time| !time.is_zero()).ok_or_else(|| "it must be a number of seconds above 0".to_string())
 }
 
+/// A time such as `90s`, `45min`, `2h 30m` or `1d`.
+pub(super) fn time_span(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+    time.filter(|time| !time.is_zero())
+        .ok_or_else(|| "it must be a time above 0 with units, such as `90min` or `2h 30m`".to_string())
+}
+
+/// A number that is not negative.
+pub(super) fn amount(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "it must be a number from 0".to_string())
+}
+
 pub(super) fn gpu(text: &str) -> Result<String, String> {
     let id = text.trim();
     if id.is_empty() {

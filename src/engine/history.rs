@@ -1,16 +1,14 @@
-//! Reads past and running runs from their folders: their state for `status`, and the differences of two for `diff`.
+//! Reads past and running runs from their folders: their state for `status`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::dirty::DirtyReason;
-use super::manifest_diff::diff_manifests;
 use super::run_folder::{EventKind, RunEvent, is_alive, read_events, report_path};
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Hash, RequestProgress, files};
-use ablate_store::{StageRecord, Store};
+use ablate_store::Store;
 
 /// The part of `run.json` that is read back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +32,13 @@ pub struct PastInstance {
     pub name: String,
     pub outcome: String,
     pub fingerprint: Option<Hash>,
+}
+
+impl PastInstance {
+    /// Whether the instance had a result when the run ended.
+    pub fn is_done(&self) -> bool {
+        self.outcome == "ran" || self.outcome == "fresh"
+    }
 }
 
 /// The state of a run.
@@ -180,56 +185,6 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
     let running = running.into_values().map(with_age).collect();
     let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
     Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
-}
-
-/// How an instance differs between two runs.
-#[derive(Clone, Debug, Serialize)]
-pub struct InstanceDiff {
-    pub instance: String,
-    /// Its outcomes in the two runs; `None` if the run does not have the instance.
-    pub outcomes: (Option<String>, Option<String>),
-    /// Differences of its manifest, from the first run to the second.
-    pub reasons: Vec<DirtyReason>,
-    /// Outputs whose content differs.
-    pub outputs: Vec<String>,
-}
-
-/// The instances that differ between two runs: first those of the second run in its order, then those that only the
-/// first run has.
-pub fn diff_runs(store: &Store, first: &PastRun, second: &PastRun) -> Vec<InstanceDiff> {
-    let named = |run: &PastRun| -> BTreeMap<String, PastInstance> {
-        run.instances.iter().map(|instance| (instance.name.clone(), instance.clone())).collect()
-    };
-    let (before, after) = (named(first), named(second));
-    let removed = first.instances.iter().filter(|instance| !after.contains_key(&instance.name));
-    let names = second.instances.iter().chain(removed).map(|instance| &instance.name);
-    names.filter_map(|name| diff_instance(store, name, before.get(name), after.get(name))).collect()
-}
-
-fn diff_instance(
-    store: &Store,
-    name: &str,
-    before: Option<&PastInstance>,
-    after: Option<&PastInstance>,
-) -> Option<InstanceDiff> {
-    let fingerprint = |instance: Option<&PastInstance>| instance.and_then(|instance| instance.fingerprint);
-    let outcome = |instance: Option<&PastInstance>| instance.map(|instance| instance.outcome.clone());
-    let done = |outcome: &Option<String>| outcome.as_deref().is_some_and(|word| word == "ran" || word == "fresh");
-    let outcomes = (outcome(before), outcome(after));
-    let same = fingerprint(before) == fingerprint(after) && done(&outcomes.0) == done(&outcomes.1);
-    if same && before.is_some() == after.is_some() {
-        return None;
-    }
-    let record = |instance| fingerprint(instance).and_then(|fingerprint| store.record(fingerprint));
-    let (old, new) = (record(before), record(after));
-    let (mut reasons, mut outputs) = (Vec::new(), Vec::new());
-    if let (Some(old), Some(new)) = (&old, &new) {
-        reasons = diff_manifests(&old.manifest, &new.manifest);
-        let content = |record: &StageRecord, name: &str| record.outputs.get(name).map(|found| found.hash);
-        let all: BTreeSet<&String> = old.outputs.keys().chain(new.outputs.keys()).collect();
-        outputs.extend(all.into_iter().filter(|name| content(old, name) != content(new, name)).cloned());
-    }
-    Some(InstanceDiff { instance: name.to_string(), outcomes, reasons, outputs })
 }
 
 #[cfg(test)]

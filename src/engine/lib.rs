@@ -24,9 +24,11 @@ pub mod query;
 pub mod render_graph;
 pub mod report;
 pub mod run;
+pub mod run_changes;
 pub mod sandbox;
 pub mod select;
 pub mod supervisor;
+pub mod time_estimate;
 pub mod why;
 
 mod capped_log;
@@ -45,6 +47,7 @@ mod scheduler;
 mod shared_slots;
 mod supervisor_pool;
 mod task;
+mod time_history;
 mod work_done;
 mod workers;
 
@@ -64,4 +67,5 @@ pub use render_graph::GraphFormat;
 pub use report::{DETACHED, Failure, InstanceReport, Outcome, RunReport};
 pub use run::run;
 pub use select::Selection;
+pub use time_estimate::{StageTime, TimeEstimate, estimate_time};
 pub use why::{known_differences, stale_upstream, why, why_waiting};

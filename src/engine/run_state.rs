@@ -236,6 +236,20 @@ impl RunState {
         self.used_devices.get(&id).cloned().unwrap_or_default()
     }
 
+    /// The number of GPUs that an instance takes; 0 outside the pool `gpu`.
+    pub(super) fn gpus_of(&self, id: InstanceId) -> usize {
+        if self.pool_of[id.0] == GPU { self.gpus[id.0] } else { 0 }
+    }
+
+    /// Free devices for a ready instance, as many as it needs.
+    pub(super) fn free_devices_for(&self, id: InstanceId) -> Vec<String> {
+        self.free_devices.iter().take(self.gpus_of(id)).cloned().collect()
+    }
+
+    pub(super) fn cores(&self) -> usize {
+        self.cores
+    }
+
     pub(super) fn nothing_runs(&self) -> bool {
         self.running == 0
     }

@@ -1,6 +1,6 @@
 //! Selects instances by name: `sft`, `sft@mix=both`, `eval@prompt=*`, `*@seed=0`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ablate_core::base::diagnostic::nearest;
 use ablate_experiment::{Expansion, InstanceId, InstanceInput, Upstream};
@@ -85,13 +85,15 @@ fn with_downstream(expansion: &Expansion, mut found: BTreeSet<InstanceId>) -> BT
 /// A pattern is a full name, or a stage with any of its axis values. `*` matches any characters.
 fn matches(pattern: &str, expansion: &Expansion, id: InstanceId) -> bool {
     let instance = expansion.get(id);
-    if pattern == instance.name {
-        return true;
-    }
+    pattern == instance.name || matches_point(pattern, &instance.stage, &instance.point)
+}
+
+/// Whether a pattern matches a stage at a point.
+pub fn matches_point(pattern: &str, own: &str, point: &BTreeMap<String, String>) -> bool {
     let (stage, values) = pattern.split_once('@').unwrap_or((pattern, ""));
-    glob(stage, &instance.stage)
+    glob(stage, own)
         && values.split(',').filter(|pair| !pair.is_empty()).all(|pair| match pair.split_once('=') {
-            Some((axis, value)) => instance.point.get(axis).is_some_and(|label| glob(value, label)),
+            Some((axis, value)) => point.get(axis).is_some_and(|label| glob(value, label)),
             None => false,
         })
 }

@@ -37,7 +37,7 @@ pub(super) fn render(report: &Report) -> String {
 
 /// Quotes a text from data or from the experiment's file. A text that a spreadsheet would run as a formula gets a
 /// leading apostrophe, which marks text.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let first = text.trim_start().chars().next().or(text.chars().next());
     let formula = first.is_some_and(|first| "=+-@\u{ff1d}\u{ff0b}\u{ff0d}\u{ff20}".contains(first))
         || text.starts_with(['\t', '\r', '\n']);

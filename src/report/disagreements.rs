@@ -173,13 +173,13 @@ fn disagreement(
 }
 
 /// The first lines that both prompts share: the question, without the instructions if these differ.
-fn shared_lines(one: &str, other: &str) -> String {
+pub(super) fn shared_lines(one: &str, other: &str) -> String {
     let lines = one.lines().zip(other.lines()).take_while(|(one, other)| one == other);
     let shared = lines.map(|(line, _)| line).collect::<Vec<_>>().join("\n");
     if shared.is_empty() { one.to_string() } else { shared }
 }
 
-fn response(label: String, score: &Score) -> Response {
+pub(super) fn response(label: String, score: &Score) -> Response {
     Response {
         label,
         text: score.response.clone(),

@@ -7,6 +7,7 @@ pub mod table;
 
 pub mod budget;
 mod budget_table;
+pub mod comparison;
 mod compute;
 mod compute_budget;
 mod contamination;
@@ -17,6 +18,7 @@ mod estimates;
 mod html;
 mod layout;
 mod load;
+mod load_side;
 mod markdown;
 pub mod results;
 mod score_matrix;
@@ -37,11 +39,12 @@ pub use disagreements::Disagreement;
 use input::{Cost, Curve, GraphNode};
 pub use input::{CreditedInstance, ReportInput};
 pub use load::{load_input, load_results};
+pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
 pub use table::Table;
 pub use token_credit::CreditMap;
 
 /// A computed report. Its methods render it in several formats.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     pub experiment: String,
     pub about: String,
@@ -92,6 +95,16 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         provenance: input.provenance.clone(),
         notes: input.notes.clone(),
     })
+}
+
+/// Quotes a text for a cell of a CSV file. Formulas of spreadsheets are marked as text.
+pub fn csv_cell(text: &str) -> String {
+    csv::quote(text)
+}
+
+/// Escapes a text for a cell of a Markdown table.
+pub fn markdown_cell(text: &str) -> String {
+    markdown::escape(text)
 }
 
 impl Report {

@@ -79,7 +79,7 @@ fn render_contrasts(contrasts: &[ContrastResult], text: &mut String) {
 }
 
 /// Escapes a text: it cannot add markup or HTML, or end a table cell.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         match character {

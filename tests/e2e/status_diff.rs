@@ -58,23 +58,21 @@ fn status_distinguishes_running_and_killed_runs() {
 }
 
 #[test]
-fn diff_shows_changes_and_their_consequences() {
+fn diff_shows_the_cause_and_counts_its_consequences() {
     let project = chain();
     project.ok(&["run", "chain.toml"]);
     project.edit("chain.toml", "cat first.txt > second.txt", "tr a-z A-Z < first.txt > second.txt");
     project.ok(&["run", "chain.toml"]);
     expect![[r#"
         [RUN] -> [RUN]
-          second
-            `run` changed from "cat first.txt > second.txt" to "tr a-z A-Z < first.txt > second.txt"
-            changed outputs: second.txt
-          third
-            the content of its input `inputs.second.txt` changed from [HASH] to [HASH]
-            changed outputs: third.txt
+          second: `run` changed from "cat first.txt > second.txt" to "tr a-z A-Z < first.txt > second.txt"
+          with other inputs because of these: third (1)
     "#]]
     .assert_eq(&clean(&project.ok(&["diff", "latest~1", "latest"]).stdout));
     let diff = project.json(&["diff", "latest~1"]);
-    assert_eq!(diff["differences"][0]["reasons"][0]["new"], "tr a-z A-Z < first.txt > second.txt");
+    let differences = &diff["changes"]["differences"];
+    assert_eq!(differences[0]["reasons"][0]["new"], "tr a-z A-Z < first.txt > second.txt");
+    assert_eq!((&differences[0]["consequence"], &differences[1]["consequence"]), (&false.into(), &true.into()));
     let same = project.ok(&["diff", "latest", "latest"]).stdout;
     assert_contains(&same, &["no difference: the same instances with the same results"]);
 }

@@ -13,6 +13,7 @@ pub mod program;
 pub mod reference;
 pub mod request_estimate;
 pub mod training;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
@@ -32,6 +33,7 @@ pub use program::Program;
 pub use reference::Reference;
 pub use request_estimate::{EstimateContext, Range, RequestEstimate};
 pub use training::{ModelOrigin, Training, TrainingLength};
+pub use work::{Numbers, Work};
 
 /// A node of the graph. Implemented by the kind's config struct.
 pub trait Stage: Send + Sync + Debug {
@@ -169,6 +171,8 @@ pub struct Kind {
     pub seeded: bool,
     /// Pool of its stages, unless [`Stage::pool`] returns another.
     pub pool: Pool,
+    /// How the work of a stage grows with the numbers of its table, see [`Work`]. The time of a stage is predicted with it.
+    pub work: fn(Numbers<'_>) -> Work,
     /// Builds the stage from its table (without `kind`), or returns all errors of the table.
     pub parse: Parse,
     /// The keys of the table, for editors: see [`config::schema_of`].

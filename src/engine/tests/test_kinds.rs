@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use ablate_core::base::{Detached, files};
 use ablate_core::stage::{
     ArtifactKind, ConfigError, EstimateContext, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool,
-    Reference, Registry, RequestEstimate, Stage, StageContext, Summary, config,
+    Reference, Registry, RequestEstimate, Stage, StageContext, Summary, Work, config,
 };
 
 pub(crate) static REGISTRY: &Registry = &[&TEXT, &MODEL, &TEXT_V2, &TEACHER];
@@ -24,6 +24,7 @@ static TEXT: Kind = Kind {
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: config::schema_of::<Value>,
 };
@@ -51,6 +52,7 @@ const fn copy(kind: &Kind) -> Kind {
         fan_out: kind.fan_out,
         seeded: kind.seeded,
         pool: kind.pool,
+        work: kind.work,
         parse: kind.parse,
         schema: kind.schema,
     }

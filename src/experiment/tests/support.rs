@@ -11,7 +11,7 @@ use ablate_core::base::diagnostic::Severity;
 use ablate_core::base::{Diagnostic, files};
 use ablate_core::stage::{
     ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
-    Registry, Stage, StageContext, Summary, config,
+    Registry, Stage, StageContext, Summary, Work, config,
 };
 
 pub(super) const KINDS: &Registry = &[&ITEMS, &BASE, &MIX, &SFT, &ROLLOUT, &PAIRS, &DPO, &EVAL];
@@ -45,7 +45,8 @@ const fn kind(
     parse: Parse,
 ) -> Kind {
     let schema = config::schema_of::<Value>;
-    Kind { name, version: 1, about: "a test kind", outputs, fan_out, seeded: true, pool: Pool::Light, parse, schema }
+    let (pool, work) = (Pool::Light, Work::of_rows);
+    Kind { name, version: 1, about: "a test kind", outputs, fan_out, seeded: true, pool, work, parse, schema }
 }
 
 /// The table of a test kind.

@@ -12,7 +12,7 @@ use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference,
-    Stage, StageContext, Summary,
+    Stage, StageContext, Summary, Work,
 };
 use ablate_data::conversation::Conversation;
 use ablate_data::images::ImageLoader;
@@ -28,6 +28,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
+    work: Work::constant,
     parse,
     schema: schema_of::<Table>,
 };

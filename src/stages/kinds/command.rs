@@ -15,7 +15,7 @@ use ablate_core::base::Hash;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, ModelOrigin, OutputChecker, OutputSpec, Pool,
-    Program, Reference, Stage, StageContext, Summary,
+    Program, Reference, Stage, StageContext, Summary, Work,
 };
 
 pub static KIND: Kind = Kind {
@@ -26,6 +26,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Table>,
 };

@@ -28,7 +28,7 @@ use ablate_core::base::{Seed, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, EstimateContext, Input, Kind, Manifest, OutputSpec, Pool, Reference, RequestEstimate, Stage,
-    StageContext, Summary,
+    StageContext, Summary, Work,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD, canonical};
 use ablate_data::jsonl;
@@ -47,6 +47,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Teacher,
+    work: Work::sampling,
     parse,
     schema: schema_of::<Distill>,
 };

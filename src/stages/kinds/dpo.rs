@@ -12,7 +12,7 @@ use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-    Training,
+    Training, Work,
 };
 use ablate_data::jsonl;
 use ablate_data::records::Pair;
@@ -27,6 +27,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,
+    work: Work::training,
     parse,
     schema: schema_of::<Table>,
 };

@@ -19,7 +19,7 @@ use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, EstimateContext, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, RequestEstimate,
-    Stage, StageContext, Summary,
+    Stage, StageContext, Summary, Work,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD, judge};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
@@ -38,6 +38,7 @@ pub static KIND: Kind = Kind {
     fan_out: &["model", "benchmark", "prompt"],
     seeded: true,
     pool: Pool::Model,
+    work: Work::sampling,
     parse,
     schema: schema_of::<Table<EvalModel>>,
 };

@@ -12,7 +12,7 @@ use crate::stages::training_common::ADAPTER_FOLDER;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary, Work,
 };
 use ablate_data::contamination;
 use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS};
@@ -29,6 +29,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Export>,
 };

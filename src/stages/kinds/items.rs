@@ -11,8 +11,8 @@ use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{Seed, files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext,
-    Summary,
+    ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, Numbers, OutputSpec, Pool, Stage,
+    StageContext, Summary, Work,
 };
 use ablate_data::gold_answers::OptionAnswers;
 use ablate_data::images::image_key;
@@ -34,6 +34,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
+    work: work,
     parse,
     schema: schema_of::<Items>,
 };
@@ -91,6 +92,11 @@ struct Synthetic {
     /// Name of another random stream of the split, for other questions.
     #[serde(default)]
     stream: String,
+}
+
+/// The rows of a synthetic task, or those of the files.
+fn work(number: Numbers<'_>) -> Work {
+    number("synthetic.count").map_or(Work::of_rows(number), |count| Work { amount: count, rows: false })
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {

@@ -9,7 +9,7 @@ use crate::stages::judge_model::{Candidate, JudgeModel, Judged};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, EstimateContext, Input, InputPath, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference,
-    RequestEstimate, Stage, StageContext, Summary,
+    RequestEstimate, Stage, StageContext, Summary, Work,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Judge>,
 };

@@ -15,7 +15,7 @@ use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Finding, HubRepository, Input, InputPath, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
-    Stage, StageContext, Summary,
+    Stage, StageContext, Summary, Work,
 };
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::image_placeholders::Part;
@@ -37,6 +37,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Mix>,
 };

@@ -12,7 +12,7 @@ use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage,
-    StageContext, Summary,
+    StageContext, Summary, Work,
 };
 use ablate_data::images::image_key;
 use ablate_data::import::preferences::{self, LocatedPair};
@@ -30,6 +30,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Table>,
 };

@@ -8,7 +8,7 @@ use crate::stages::{common, metrics};
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary, Work,
 };
 use ablate_data::jsonl;
 use ablate_data::records::{CreditedItem, Score};
@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
     fan_out: &["strategy", "n"],
     seeded: false,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Rerank>,
 };

@@ -12,7 +12,7 @@ use crate::stages::{common, training_common};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, EstimateContext, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, RequestEstimate,
-    Stage, StageContext, Summary,
+    Stage, StageContext, Summary, Work,
 };
 use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
@@ -26,6 +26,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,
+    work: Work::sampling,
     parse,
     schema: schema_of::<Table>,
 };

@@ -12,7 +12,7 @@ use crate::stages::training_common;
 use ablate_core::base::files;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary, Work,
 };
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::jsonl;
@@ -33,6 +33,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: false,
     pool: Pool::Model,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<Scoring>,
 };

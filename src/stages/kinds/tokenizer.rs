@@ -7,7 +7,7 @@ use crate::stages::common;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
-    Summary,
+    Summary, Work,
 };
 use ablate_data::jsonl;
 use ablate_data::prompts::{PromptTemplate, cot_response};
@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,
+    work: Work::of_rows,
     parse,
     schema: schema_of::<TokenizerStage>,
 };

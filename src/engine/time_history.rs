@@ -1,0 +1,219 @@
+//! Predicts how long stages take from the records of earlier ones: the most similar record of the same kind, scaled by the
+//! numbers in which the two differ.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rayon::prelude::*;
+use serde_json::Value;
+
+use ablate_core::base::Hash;
+use ablate_core::stage::{ArtifactKind, Kind, Manifest, ManifestEntry, Pool, Work};
+use ablate_store::{StageRecord, Store};
+
+/// The records of a kind that predict, the latest first.
+const MAX_RECORDS: usize = 400;
+/// The records whose errors are measured.
+const MAX_CHECKED: usize = 60;
+/// The similar records whose median is the prediction.
+const SIMILAR: usize = 3;
+/// The smallest standard deviation of the logarithm of a prediction: a machine does other things, too.
+const MIN_ERROR: f64 = 0.1;
+/// The standard deviation if the history of a kind has one record, so that no error can be measured.
+const UNKNOWN_ERROR: f64 = 0.7;
+
+/// What a stage that ran, or will run, is like.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Features {
+    /// The values of its table, by key.
+    pub(super) values: BTreeMap<String, Value>,
+    pub(super) seed: Option<u64>,
+    pub(super) work: Option<Work>,
+    /// Bytes of the checkpoints that it reads. `None` if they do not exist yet and nothing like them does.
+    pub(super) model_bytes: Option<f64>,
+    /// Bytes of the rows that it reads.
+    pub(super) row_bytes: Option<f64>,
+}
+
+/// One earlier stage.
+struct Past {
+    features: Features,
+    seconds: f64,
+    on_gpu: bool,
+    /// Bytes of its outputs, by name.
+    outputs: BTreeMap<String, f64>,
+}
+
+/// The earlier stages of a store.
+pub(super) struct TimeHistory {
+    kinds: BTreeMap<&'static str, History>,
+}
+
+/// The earlier stages of one kind.
+struct History {
+    past: Vec<Past>,
+    /// Standard deviation of ln(measured / predicted), each record predicted from the others.
+    error: f64,
+}
+
+/// A predicted stage.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Predicted {
+    /// Seconds for a stage on a GPU or that runs no model, else seconds times threads.
+    pub(super) seconds: f64,
+    /// Standard deviation of the logarithm.
+    pub(super) error: f64,
+    /// Predicted bytes of its outputs, by name.
+    pub(super) outputs: BTreeMap<String, f64>,
+}
+
+impl TimeHistory {
+    /// Reads the records of these kinds.
+    pub(super) fn read(store: &Store, kinds: &[&'static Kind]) -> anyhow::Result<TimeHistory> {
+        let records: Vec<StageRecord> =
+            store.fingerprints()?.par_iter().filter_map(|fingerprint| store.record(*fingerprint)).collect();
+        let artifacts = records.iter().flat_map(|record| record.outputs.values());
+        let sizes: HashMap<Hash, (ArtifactKind, u64)> =
+            artifacts.map(|artifact| (artifact.hash, (artifact.kind, artifact.size))).collect();
+        let mut by_kind: BTreeMap<&'static str, History> = BTreeMap::new();
+        for kind in kinds {
+            let mut of_kind: Vec<&StageRecord> =
+                records.iter().filter(|record| record.manifest.kind == kind.name).collect();
+            of_kind.sort_by(|one, other| other.provenance.started.cmp(&one.provenance.started));
+            let past: Vec<Past> =
+                of_kind.into_iter().take(MAX_RECORDS).map(|record| Past::new(record, kind, &sizes)).collect();
+            let error = leave_one_out_error(&past);
+            by_kind.insert(kind.name, History { past, error });
+        }
+        Ok(TimeHistory { kinds: by_kind })
+    }
+
+    /// The prediction for a stage. `None` if its kind has no history.
+    pub(super) fn predict(&self, kind: &Kind, features: &Features, on_gpu: bool) -> Option<Predicted> {
+        let history = self.kinds.get(kind.name)?;
+        predict(history.past.iter(), features, on_gpu).map(|(seconds, outputs)| Predicted {
+            seconds,
+            error: history.error,
+            outputs,
+        })
+    }
+}
+
+impl Past {
+    fn new(record: &StageRecord, kind: &Kind, sizes: &HashMap<Hash, (ArtifactKind, u64)>) -> Past {
+        let inputs = record.manifest.entries.iter().filter_map(|entry| match entry {
+            ManifestEntry::Input { hash, .. } => sizes.get(hash).map(|(kind, size)| (*kind, *size as f64)),
+            ManifestEntry::Value { .. } | ManifestEntry::Seed { .. } => None,
+        });
+        let mut features = Features::of_manifest(&record.manifest, kind);
+        features.add_inputs(inputs.map(|(kind, size)| (kind, Some(size))));
+        let provenance = &record.provenance;
+        let on_gpu = provenance.device.starts_with("cuda");
+        let threads = if on_gpu || kind.pool != Pool::Model { 1 } else { provenance.threads.max(1) };
+        let outputs = record.outputs.iter().map(|(name, artifact)| (name.clone(), artifact.size as f64));
+        Past { features, seconds: provenance.seconds * threads as f64, on_gpu, outputs: outputs.collect() }
+    }
+}
+
+impl Features {
+    /// The features that the manifest, or its part without inputs and seed, gives.
+    pub(super) fn of_manifest(manifest: &Manifest, kind: &Kind) -> Features {
+        let (mut values, mut seed) = (BTreeMap::new(), None);
+        for entry in &manifest.entries {
+            match entry {
+                ManifestEntry::Value { key, value } => drop(values.insert(key.clone(), value.clone())),
+                ManifestEntry::Seed { seed: own } => seed = Some(*own),
+                ManifestEntry::Input { .. } => {}
+            }
+        }
+        let work = (kind.work)(&|key| values.get(key).and_then(Value::as_f64));
+        Features { values, seed, work: Some(work), model_bytes: None, row_bytes: None }
+    }
+
+    /// Adds the sizes of the inputs. A size that is not known makes the sum unknown.
+    pub(super) fn add_inputs(&mut self, inputs: impl Iterator<Item = (ArtifactKind, Option<f64>)>) {
+        let (mut models, mut rows) = (Some(0.0), Some(0.0));
+        for (kind, size) in inputs {
+            match kind {
+                ArtifactKind::Checkpoint => models = models.zip(size).map(|(sum, size)| sum + size),
+                ArtifactKind::Items
+                | ArtifactKind::Rows
+                | ArtifactKind::Rollouts
+                | ArtifactKind::Judged
+                | ArtifactKind::Credits
+                | ArtifactKind::Pairs
+                | ArtifactKind::Scores => rows = rows.zip(size).map(|(sum, size)| sum + size),
+                ArtifactKind::Images
+                | ArtifactKind::Tokenizer
+                | ArtifactKind::Curve
+                | ArtifactKind::Facts
+                | ArtifactKind::File => {}
+            }
+        }
+        self.model_bytes = models.filter(|bytes| *bytes > 0.0);
+        self.row_bytes = rows.filter(|bytes| *bytes > 0.0);
+    }
+
+    /// The number of keys with different values.
+    fn differences(&self, other: &Features) -> usize {
+        let keys: BTreeSet<&String> = self.values.keys().chain(other.values.keys()).collect();
+        let different = keys.into_iter().filter(|key| self.values.get(*key) != other.values.get(*key));
+        different.count()
+    }
+
+    /// The factor by which this stage has more work than `other`. `None` if their lengths are given in different ways.
+    fn factor(&self, other: &Features) -> Option<f64> {
+        let ratio = |own: f64, other: f64| if own > 0.0 && other > 0.0 { own / other } else { 1.0 };
+        let known = |own: Option<f64>, other: Option<f64>| own.zip(other).map_or(1.0, |(own, other)| ratio(own, other));
+        let (own, of_other) = (self.work?, other.work?);
+        let rows = if own.rows { known(self.row_bytes, other.row_bytes) } else { 1.0 };
+        (own.rows == of_other.rows)
+            .then(|| ratio(own.amount, of_other.amount) * rows * known(self.model_bytes, other.model_bytes))
+    }
+}
+
+/// The median of the most similar stages, each scaled, with the sizes of the outputs of the most similar one.
+fn predict<'a>(
+    past: impl Iterator<Item = &'a Past>,
+    features: &Features,
+    on_gpu: bool,
+) -> Option<(f64, BTreeMap<String, f64>)> {
+    // Similar: same device, length given in the same way, few different values, little to scale.
+    let mut similar: Vec<((bool, bool, usize), f64, f64, &Past)> = past
+        .map(|past| {
+            let factor = features.factor(&past.features);
+            let key = (past.on_gpu != on_gpu, factor.is_none(), features.differences(&past.features));
+            let factor = factor.unwrap_or(1.0);
+            (key, factor.ln().abs(), past.seconds * factor, past)
+        })
+        .collect();
+    similar.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
+    let (best, _, _, nearest) = similar.first()?;
+    let mut seconds: Vec<f64> =
+        similar.iter().take_while(|one| one.0 == *best).take(SIMILAR).map(|(_, _, seconds, _)| *seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let middle = seconds.len() / 2;
+    let median = if seconds.len().is_multiple_of(2) {
+        f64::midpoint(seconds[middle - 1], seconds[middle])
+    } else {
+        seconds[middle]
+    };
+    Some((median, nearest.outputs.clone()))
+}
+
+fn leave_one_out_error(past: &[Past]) -> f64 {
+    let checked = past.len().min(MAX_CHECKED);
+    let errors: Vec<f64> = (0..checked)
+        .into_par_iter()
+        .filter_map(|index| {
+            let own = &past[index];
+            let others = past.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
+            let (predicted, _) = predict(others, &own.features, own.on_gpu)?;
+            (predicted > 0.0 && own.seconds > 0.0).then(|| (own.seconds / predicted).ln().powi(2))
+        })
+        .collect();
+    if errors.is_empty() {
+        UNKNOWN_ERROR
+    } else {
+        (errors.iter().sum::<f64>() / errors.len() as f64).sqrt().max(MIN_ERROR)
+    }
+}
