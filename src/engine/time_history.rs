@@ -217,3 +217,66 @@ fn leave_one_out_error(past: &[Past]) -> f64 {
         (errors.iter().sum::<f64>() / errors.len() as f64).sqrt().max(MIN_ERROR)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn past(values: &[(&str, Value)], work: Work, rows: Option<f64>, seconds: f64) -> Past {
+        let values = values.iter().map(|(key, value)| ((*key).to_string(), value.clone())).collect();
+        let features = Features { values, work: Some(work), row_bytes: rows, ..Features::default() };
+        Past { features, seconds, on_gpu: false, outputs: BTreeMap::from([("model".to_string(), 10.0 * seconds)]) }
+    }
+
+    fn steps(steps: f64, lr: f64, seconds: f64) -> Past {
+        past(&[("steps", json!(steps)), ("lr", json!(lr))], Work { amount: steps, rows: false }, None, seconds)
+    }
+
+    fn seconds(history: &[Past], wanted: &Past) -> f64 {
+        predict(history.iter(), &wanted.features, wanted.on_gpu).unwrap().0
+    }
+
+    #[test]
+    fn a_longer_training_takes_longer() {
+        let history = [steps(100.0, 0.1, 10.0)];
+        assert!((seconds(&history, &steps(250.0, 0.1, 0.0)) - 25.0).abs() < 1e-9);
+        let outputs = predict(history.iter(), &steps(250.0, 0.1, 0.0).features, false).unwrap().1;
+        assert_eq!(outputs["model"], 100.0, "the sizes of the outputs are those of the most similar stage");
+    }
+
+    #[test]
+    fn a_stage_with_the_same_values_predicts_better_than_another_one() {
+        let long_prompt =
+            |seconds| past(&[("prompt", json!("explain"))], Work { amount: 1.0, rows: true }, Some(50.0), seconds);
+        let short_prompt =
+            |seconds| past(&[("prompt", json!("answer"))], Work { amount: 1.0, rows: true }, Some(50.0), seconds);
+        let history = [short_prompt(1.0), long_prompt(30.0), short_prompt(3.0)];
+        assert_eq!(seconds(&history, &long_prompt(0.0)), 30.0);
+        assert_eq!(seconds(&history, &short_prompt(0.0)), 2.0, "the median of equal stages");
+    }
+
+    #[test]
+    fn rows_count_only_where_the_length_depends_on_them() {
+        let epochs = |rows| past(&[], Work { amount: 1.0, rows: true }, Some(rows), 10.0);
+        assert_eq!(seconds(&[epochs(100.0)], &epochs(300.0)), 30.0);
+        let fixed = |rows| past(&[], Work { amount: 5.0, rows: false }, Some(rows), 10.0);
+        assert_eq!(seconds(&[fixed(100.0)], &fixed(300.0)), 10.0);
+        let unknown = past(&[], Work { amount: 1.0, rows: true }, None, 0.0);
+        assert_eq!(seconds(&[epochs(100.0)], &unknown), 10.0, "sizes that are not known change nothing");
+        assert_eq!(
+            seconds(&[fixed(100.0), epochs(100.0)], &epochs(200.0)),
+            20.0,
+            "lengths of the same form come first"
+        );
+    }
+
+    #[test]
+    fn the_error_is_that_of_predicting_each_stage_from_the_others() {
+        assert_eq!(leave_one_out_error(&[steps(100.0, 0.1, 10.0)]), UNKNOWN_ERROR);
+        let exact: Vec<Past> = [100.0, 200.0, 300.0].map(|number| steps(number, 0.1, number / 10.0)).into();
+        assert_eq!(leave_one_out_error(&exact), MIN_ERROR);
+        let noisy = [steps(100.0, 0.1, 10.0), steps(100.0, 0.1, 20.0)];
+        assert!((leave_one_out_error(&noisy) - 2f64.ln()).abs() < 1e-9);
+    }
+}

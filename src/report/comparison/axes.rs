@@ -165,3 +165,44 @@ fn selector(point: &Point, keys: &[String]) -> Selector {
 fn listed(value: Option<&String>) -> String {
     value.cloned().unwrap_or_else(|| "(none)".to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::support::not_run;
+
+    fn side(points: &[&str]) -> Side {
+        let evaluations: Vec<Evaluation> = points.iter().map(|point| not_run(point)).collect();
+        Side { made_by: vec![Vec::new(); evaluations.len()], evaluations, ..Side::default() }
+    }
+
+    fn alignment(first: &[&str], second: &[&str]) -> Alignment {
+        Alignment::new(&[side(first), side(second)])
+    }
+
+    #[test]
+    fn axes_with_common_values_pair_and_others_are_compared() {
+        let found = alignment(
+            &["model=a,prompt=cot,seed=0", "model=a,prompt=direct,seed=0"],
+            &["model=b,prompt=direct,seed=0", "model=b,prompt=cot,seed=1"],
+        );
+        assert_eq!(found.labels().collect::<Vec<_>>(), ["prompt=cot", "prompt=direct"]);
+        assert!(found.averaged.is_empty() && found.unpaired.iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn several_values_that_the_other_side_does_not_have_are_averaged() {
+        let found = alignment(&["mix=1,prompt=cot", "mix=2,prompt=cot"], &["mix=3,prompt=cot"]);
+        assert_eq!(found.labels().collect::<Vec<_>>(), ["all"]);
+        assert_eq!(found.averaged["mix"], [vec!["1".to_string(), "2".to_string()], vec!["3".to_string()]]);
+    }
+
+    #[test]
+    fn evaluations_without_a_counterpart_are_listed() {
+        let found = alignment(&["image=blank,model=a", "image=given,model=a"], &["image=given,model=b"]);
+        assert_eq!(found.labels().collect::<Vec<_>>(), ["all"], "the only group needs no name");
+        assert_eq!(found.unpaired, [vec!["eval@image=blank,model=a".to_string()], Vec::new()]);
+        let none = alignment(&["prompt=cot", "prompt=direct"], &["prompt=cot,seed=1", "style=x,prompt=none"]);
+        assert_eq!(none.unpaired[0], ["eval@prompt=direct"]);
+    }
+}
