@@ -64,6 +64,11 @@ test-packages:
     cargo build --release
     bash tests/packages/run.sh target/release/ablate
 
+# Reads event files, CSV, LaTeX, model cards, completions, manual pages and the wheel with the tools that they are for (needs
+# python3, PyPI, and Debian's packages of LaTeX, zsh, fish and mandoc).
+test-tools:
+    bash tests/tools/run.sh
+
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist

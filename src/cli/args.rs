@@ -6,12 +6,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
 use super::compare::CompareArgs;
+use super::completions::CompletionsArgs;
 use super::doctor::DoctorArgs;
+use super::export::ExportArgs;
 use super::forget::ForgetArgs;
 use super::gc::GcArgs;
 use super::generate::GenerateArgs;
 use super::graph::GraphArgs;
 use super::ls::LsArgs;
+use super::man::ManArgs;
 use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
@@ -138,6 +141,31 @@ fn is_file(text: &str) -> bool {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Write a small experiment file to start from.
+    #[command(after_help = "\
+Examples:
+  ablate new first                         first.toml: fine-tuning on three data mixes
+  ablate new studies/pull --template dpo   preference pairs from the model's own answers
+  ablate new mine --template command       your own programs
+
+Every template can be run as it is.")]
+    New(NewArgs),
+    /// Check experiment files and report every error with its line and column.
+    #[command(after_help = "\
+Examples:
+  ablate check exp.toml
+  ablate check studies/*.toml              several files
+  ablate check exp.toml --json             stages, instances and reports, or the errors with their locations")]
+    Check(CheckArgs),
+    /// Show what would run, and why. Runs nothing.
+    #[command(after_help = "\
+Examples:
+  ablate plan exp.toml                     counts, and one line per stage that is not fresh
+  ablate plan exp.toml --all               fresh stages too
+  ablate plan studies/*.toml               several experiments, and what they share
+  ablate plan exp.toml --explain           every change with its line, old and new value
+  ablate plan exp.toml --json | jq .must_run")]
+    Plan(PlanArgs),
     /// Run the stages that are not fresh, then print the reports.
     #[command(after_help = "\
 Examples:
@@ -151,30 +179,6 @@ Examples:
 
 Ctrl-C stops the stages and keeps their checkpoints. The same command resumes them.")]
     Run(RunArgs),
-    /// Request replies of an endpoint without a usable text again, then run what depends on them.
-    #[command(after_help = "\
-Examples:
-  ablate retry exp.toml teach --bad                   every bad reply of `teach`
-  ablate retry exp.toml teach --bad empty,filtered    only replies of these kinds
-  ablate retry exp.toml 'judge@model=dpo' --bad --until judge
-
-Other replies come from the store and cost nothing. `ablate ls --replies` counts the bad replies.")]
-    Retry(RetryArgs),
-    /// Show what would run, and why. Runs nothing.
-    #[command(after_help = "\
-Examples:
-  ablate plan exp.toml                     counts, and one line per stage that is not fresh
-  ablate plan exp.toml --all               fresh stages too
-  ablate plan studies/*.toml               several experiments, and what they share
-  ablate plan exp.toml --explain           every change with its line, old and new value
-  ablate plan exp.toml --json | jq .must_run")]
-    Plan(PlanArgs),
-    /// Explain why a stage and the stages above it would run: old and new values with their lines in the TOML.
-    #[command(after_help = "\
-Examples:
-  ablate why exp.toml dpo
-  ablate why exp.toml 'eval@model=dpo,prompt=cot' --set stage.dpo.beta=0.2")]
-    Why(WhyArgs),
     /// Show the progress of a run, or its result. Works from any terminal.
     #[command(after_help = "\
 Examples:
@@ -182,50 +186,7 @@ Examples:
   ablate status --follow                   update until the run ends
   ablate status latest~1 --json            the run before the latest, for scripts")]
     Status(StatusArgs),
-    /// Show how two evaluations, checkpoints, experiments or runs differ: parameters, scores, changed answers.
-    #[command(
-        visible_alias = "diff",
-        after_help = "\
-Examples:
-  ablate compare exp.toml model=mix-4 model=dpo            two cells of the evaluations, paired by the other axes and the seed
-  ablate compare exp.toml sft dpo --answers 5              two checkpoints, with five changed answers per group and direction
-  ablate compare exp.toml 'eval@lr=1e-5' 'eval@lr=2e-5' --sort difference
-  ablate compare a.toml b.toml --html ab.html              all evaluations of two experiments
-  ablate compare latest~1 latest                           two runs: what changed, and what it did to the scores
-  ablate compare exp.toml sft dpo --json | jq .comparison.flips
-
-Differences are the second side minus the first, on shared items and seeds, with 95 % confidence intervals."
-    )]
-    Compare(CompareArgs),
-    /// Protect the current results of an experiment from `gc`.
-    #[command(after_help = "\
-Examples:
-  ablate pin exp.toml --name submission
-  ablate pin exp.toml 'eval@model=dpo' --name table-3
-  ablate unpin submission")]
-    Pin(PinArgs),
-    /// Remove a pin. Without a name, list all pins.
-    #[command(
-        after_help = "Examples:\n  ablate unpin                             list the pins\n  ablate unpin submission"
-    )]
-    Unpin {
-        #[arg(value_name = "NAME")]
-        name: Option<String>,
-    },
-    /// Check experiment files and report every error with its line and column.
-    #[command(after_help = "\
-Examples:
-  ablate check exp.toml
-  ablate check studies/*.toml              several files
-  ablate check exp.toml --json             stages, instances and reports, or the errors with their locations")]
-    Check(CheckArgs),
-    /// Print the graph of stages.
-    #[command(after_help = "\
-Examples:
-  ablate graph exp.toml --format mermaid
-  ablate graph exp.toml --expanded | dot -Tsvg > graph.svg")]
-    Graph(GraphArgs),
-    /// Print the reports and write Markdown, JSON, CSV and one HTML page each.
+    /// Print the reports and write them as HTML, Markdown, JSON, CSV and LaTeX, and the training curves for TensorBoard.
     #[command(after_help = "\
 Examples:
   ablate report exp.toml
@@ -241,16 +202,21 @@ Examples:
 
 In Python: `pandas.read_parquet(\"scores.parquet\")`.")]
     Results(ResultsArgs),
-    /// Predict the scores of unmeasured mix ratios from measured ones and suggest which to try next.
-    #[command(after_help = "\
+    /// Show how two evaluations, checkpoints, experiments or runs differ: parameters, scores, changed answers.
+    #[command(
+        visible_alias = "diff",
+        after_help = "\
 Examples:
-  ablate suggest ratio.toml
-  ablate suggest ratio.toml --by prompt=cot -n 5
-  ablate suggest ratio.toml --json | jq .suggestions
+  ablate compare exp.toml model=mix-4 model=dpo            two cells of the evaluations, paired by the other axes and the seed
+  ablate compare exp.toml sft dpo --answers 5              two checkpoints, with five changed answers per group and direction
+  ablate compare exp.toml 'eval@lr=1e-5' 'eval@lr=2e-5' --sort difference
+  ablate compare a.toml b.toml --html ab.html              all evaluations of two experiments
+  ablate compare latest~1 latest                           two runs: what changed, and what it did to the scores
+  ablate compare exp.toml sft dpo --json | jq .comparison.flips
 
-The experiment needs an axis with `simplex`. The output includes the leave-one-out prediction error of each measured \
-ratio.")]
-    Suggest(SuggestArgs),
+Differences are the second side minus the first, on shared items and seeds, with 95 % confidence intervals."
+    )]
+    Compare(CompareArgs),
     /// List the instances of an experiment with their state, or the stored replies of endpoints.
     #[command(after_help = "\
 Examples:
@@ -266,9 +232,73 @@ Examples:
     /// Print the latest log of an instance.
     #[command(after_help = "Example:\n  ablate logs exp.toml dpo")]
     Logs(InstanceArgs),
-    /// Check the hash of every object of the store, and quarantine damaged objects.
-    #[command(after_help = "Example:\n  ablate verify --json")]
-    Verify,
+    /// Explain why a stage and the stages above it would run: old and new values with their lines in the TOML.
+    #[command(after_help = "\
+Examples:
+  ablate why exp.toml dpo
+  ablate why exp.toml 'eval@model=dpo,prompt=cot' --set stage.dpo.beta=0.2")]
+    Why(WhyArgs),
+    /// Print the graph of stages.
+    #[command(after_help = "\
+Examples:
+  ablate graph exp.toml --format mermaid
+  ablate graph exp.toml --expanded | dot -Tsvg > graph.svg")]
+    Graph(GraphArgs),
+    /// Request replies of an endpoint without a usable text again, then run what depends on them.
+    #[command(after_help = "\
+Examples:
+  ablate retry exp.toml teach --bad                   every bad reply of `teach`
+  ablate retry exp.toml teach --bad empty,filtered    only replies of these kinds
+  ablate retry exp.toml 'judge@model=dpo' --bad --until judge
+
+Other replies come from the store and cost nothing. `ablate ls --replies` counts the bad replies.")]
+    Retry(RetryArgs),
+    /// Predict the scores of unmeasured mix ratios from measured ones and suggest which to try next.
+    #[command(after_help = "\
+Examples:
+  ablate suggest ratio.toml
+  ablate suggest ratio.toml --by prompt=cot -n 5
+  ablate suggest ratio.toml --json | jq .suggestions
+
+The experiment needs an axis with `simplex`. The output includes the leave-one-out prediction error of each measured \
+ratio.")]
+    Suggest(SuggestArgs),
+    /// Ask a checkpoint a question, with or without an image, and print the response as it is generated.
+    #[command(after_help = "\
+Examples:
+  ablate generate --model out/reasoner/dpo/model --image chart.png \"How many bars are blue?\"
+  ablate generate --model llava-1.5-7b-hf --image chart.png --temperature 1 --seed 7 \"Explain the chart.\"")]
+    Generate(GenerateArgs),
+    /// Copy a checkpoint into a folder of its own, with a model card.
+    #[command(after_help = "\
+Examples:
+  ablate export exp.toml dpo my-model
+  ablate export exp.toml sft@mix=both,seed=0 my-model && hf upload me/my-model my-model
+
+The card is README.md: training, data, scores, lineage and the commands that make the checkpoint again. Read it before you \
+publish it: it has the paths and texts of the experiment file.")]
+    Export(ExportArgs),
+    /// Protect the current results of an experiment from `gc`.
+    #[command(after_help = "\
+Examples:
+  ablate pin exp.toml --name submission
+  ablate pin exp.toml 'eval@model=dpo' --name table-3
+  ablate unpin submission")]
+    Pin(PinArgs),
+    /// Remove a pin. Without a name, list all pins.
+    #[command(
+        after_help = "Examples:\n  ablate unpin                             list the pins\n  ablate unpin submission"
+    )]
+    Unpin {
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Forget results of an experiment, or of some of its instances. `gc` then frees their space.
+    #[command(after_help = "\
+Examples:
+  ablate forget old.toml                   the file may already be removed
+  ablate forget exp.toml 'sft@lr=0.1*'")]
+    Forget(ForgetArgs),
     /// Remove results that no experiment, no recent run and no pin uses. Replies of endpoints are kept.
     #[command(after_help = "\
 Examples:
@@ -279,27 +309,9 @@ Examples:
   ablate gc --replies --dry-run            show what the stored replies of endpoints cost
   ablate gc --replies --max-age 180        delete replies older than 180 days, and nothing else")]
     Gc(GcArgs),
-    /// Forget results of an experiment, or of some of its instances. `gc` then frees their space.
-    #[command(after_help = "\
-Examples:
-  ablate forget old.toml                   the file may already be removed
-  ablate forget exp.toml 'sft@lr=0.1*'")]
-    Forget(ForgetArgs),
-    /// Write a small experiment file to start from.
-    #[command(after_help = "\
-Examples:
-  ablate new first                         first.toml: fine-tuning on three data mixes
-  ablate new studies/pull --template dpo   preference pairs from the model's own answers
-  ablate new mine --template command       your own programs
-
-Every template can be run as it is.")]
-    New(NewArgs),
-    /// Ask a checkpoint a question, with or without an image, and print the response as it is generated.
-    #[command(after_help = "\
-Examples:
-  ablate generate --model out/reasoner/dpo/model --image chart.png \"How many bars are blue?\"
-  ablate generate --model llava-1.5-7b-hf --image chart.png --temperature 1 --seed 7 \"Explain the chart.\"")]
-    Generate(GenerateArgs),
+    /// Check the hash of every object of the store, and quarantine damaged objects.
+    #[command(after_help = "Example:\n  ablate verify --json")]
+    Verify,
     /// Show what this machine offers for a run: CPU, driver, GPUs, what is missing, and the GPU memory that a model needs.
     #[command(after_help = "\
 Examples:
@@ -320,6 +332,22 @@ with Even Better TOML) complete keys, show their documentation and mark errors."
         #[arg(value_name = "TYPE", value_parser = value_parsers::output_type)]
         output: Option<ArtifactKind>,
     },
+    /// Print the script that completes commands, options and the names of an experiment in a shell.
+    #[command(after_help = "\
+Install:
+  bash  ablate completions bash > ~/.local/share/bash-completion/completions/ablate
+  zsh   ablate completions zsh > \"${fpath[1]}/_ablate\"
+  fish  ablate completions fish > ~/.config/fish/completions/ablate.fish
+
+Or in the file that the shell reads when it starts: `source <(ablate completions bash)`; for zsh after `compinit`.
+Stages, instances, axes and reports are those of the experiment file on the line; runs and pins those of the store.")]
+    Completions(CompletionsArgs),
+    /// Write the manual pages, one per command.
+    #[command(after_help = "\
+Examples:
+  ablate man ~/.local/share/man/man1       then: man ablate-run
+  ablate man pages && man -l pages/ablate.1")]
+    Man(ManArgs),
     /// Internal: runs programs one after another and ends the processes they leave behind. Started by `run`.
     #[command(hide = true)]
     Supervisor,

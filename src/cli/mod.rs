@@ -3,7 +3,9 @@
 mod args;
 mod check;
 mod compare;
+mod completions;
 mod doctor;
+mod export;
 mod forget;
 mod format;
 mod gc;
@@ -13,12 +15,14 @@ mod inspect;
 mod logs;
 mod ls;
 mod ls_table;
+mod man;
 mod new;
 mod pin;
 mod plan;
 mod progress;
 mod replies;
 mod report;
+mod report_files;
 mod request_estimates;
 mod resources;
 mod results;
@@ -60,6 +64,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
+    completions::answer_shell();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => return print_clap_message(&message),
@@ -91,6 +96,9 @@ pub fn main() -> ExitCode {
         Command::New(arguments) => done(new::new(shell, arguments)),
         Command::Generate(arguments) => done(generate::generate(shell, arguments)),
         Command::Doctor(arguments) => done(doctor::doctor(shell, arguments)),
+        Command::Export(arguments) => done(export::export(shell, global, arguments)),
+        Command::Completions(arguments) => done(completions::completions(shell, arguments)),
+        Command::Man(arguments) => done(man::man(shell, arguments)),
         Command::Schema { output } => done(schema::schema(shell, *output)),
         Command::Supervisor => return ablate_engine::supervisor::serve(),
         Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),

@@ -1,4 +1,4 @@
-//! `new`: writes an experiment file from a template.
+//! `new`: writes an experiment file from a template, and the schema that its first line names.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,13 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::schema;
 use super::shell::Shell;
 use ablate_core::base::files;
 use ablate_experiment::Experiment;
 
+/// The file that the first line of each template names.
+const SCHEMA_FILE: &str = "ablate.schema.json";
 const SFT: &str = include_str!("templates/sft.toml");
 const DPO: &str = include_str!("templates/dpo.toml");
 const COMMAND: &str = include_str!("templates/command.toml");
@@ -53,12 +56,45 @@ pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<()> {
         files::create_dir(folder)?;
     }
     files::write_atomic(&absolute, text.replacen("NAME", &name, 1).as_bytes())?;
-    let file = path.display();
-    if shell.json {
-        return shell.json(&json!({ "file": path }));
+    let schema = write_schema(&absolute.with_file_name(SCHEMA_FILE))?;
+    let schema_file = path.with_file_name(SCHEMA_FILE);
+    if schema == WrittenSchema::OtherKept {
+        shell.warning(&format!(
+            "`{0}` differs from the schema of this version and was kept: `ablate schema > {0}` replaces it",
+            schema_file.display()
+        ));
     }
-    shell.result(&format!("wrote {file}\nshow the plan with `ablate plan {file}`, run it with `ablate run {file}`"));
+    if shell.json {
+        return shell.json(
+            &json!({ "file": path, "schema": schema_file, "schema_is_current": schema != WrittenSchema::OtherKept }),
+        );
+    }
+    let (file, with_schema) = (path.display(), format!(" and {}", schema_file.display()));
+    let with_schema = if schema == WrittenSchema::New { with_schema.as_str() } else { "" };
+    shell.result(&format!(
+        "wrote {file}{with_schema}\nshow the plan with `ablate plan {file}`, run it with `ablate run {file}`"
+    ));
     Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WrittenSchema {
+    New,
+    /// It was there already.
+    Equal,
+    /// A file with another content was there.
+    OtherKept,
+}
+
+/// Writes the schema of experiment files. A file of the same name is kept: it may be of another version, or of the user.
+fn write_schema(path: &Path) -> Result<WrittenSchema> {
+    let text = schema::experiment_schema_text()?;
+    if path.symlink_metadata().is_err() {
+        files::write_atomic(path, text.as_bytes())?;
+        return Ok(WrittenSchema::New);
+    }
+    let is_current = files::read_text(path).is_ok_and(|known| known == text);
+    Ok(if is_current { WrittenSchema::Equal } else { WrittenSchema::OtherKept })
 }
 
 /// Adds the suffix `.toml` if it is missing.

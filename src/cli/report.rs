@@ -1,13 +1,13 @@
-//! `report`: prints the tables and writes Markdown, JSON, CSV and one HTML page.
+//! `report`: prints the tables and writes them as files.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use super::args::{Global, ReportArgs};
+use super::report_files;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use ablate_core::base::files;
 use ablate_engine::RunReport;
 use ablate_report::Report;
 
@@ -20,7 +20,7 @@ pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> R
     let folder = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(&session.experiment.name));
     if shell.json {
         let report = build(&session, None, only)?;
-        write(&report, &folder)?;
+        report_files::write(&report, &folder)?;
         shell.result(&report.json());
         return Ok(());
     }
@@ -39,9 +39,9 @@ pub(super) fn print(
         return Ok(());
     }
     let report = build(session, ran, only)?;
-    write(&report, folder)?;
+    report_files::write(&report, folder)?;
     shell.styled(&report.terminal(shell.width, shell.color));
-    shell.status(&format!("wrote {}", folder.join("report.{html,md,json,csv}").display()));
+    shell.status(&format!("wrote {}", folder.join("report.{html,md,json,csv,tex}").display()));
     Ok(())
 }
 
@@ -49,12 +49,4 @@ fn build(session: &Session, ran: Option<&RunReport>, only: Option<&str>) -> Resu
     let plan = session.plan()?;
     let input = ablate_report::load_input(&session.experiment, &session.expansion, &plan, &session.store, ran, only)?;
     ablate_report::build(&input)
-}
-
-fn write(report: &Report, folder: &Path) -> Result<()> {
-    let texts = [("html", report.html()), ("md", report.markdown()), ("json", report.json()), ("csv", report.csv())];
-    for (extension, text) in texts {
-        files::write_atomic(&folder.join(format!("report.{extension}")), text.as_bytes())?;
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod diagnostics;
 mod extends;
+mod foreign_keys;
 mod key_path;
 mod overrides;
 mod removal;

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use super::diagnostics::Diagnostics;
+use super::foreign_keys;
 use super::key_path;
 use super::spanned_toml::{Data, Node, Table};
 use ablate_core::base::{Diagnostic, Span};
@@ -34,7 +35,7 @@ impl<'a> Section<'a> {
         match config::parse(&self.table.to_json()) {
             Ok(value) => Some(value),
             Err(errors) => {
-                for error in &errors {
+                for error in &foreign_keys::explain(errors) {
                     self.report(error, diagnostics);
                 }
                 None

@@ -2,6 +2,7 @@
 
 use super::declaration::StageDeclaration;
 use super::diagnostics::Diagnostics;
+use super::foreign_keys;
 use super::join::{AxisId, Point};
 use super::section::Section;
 use super::spanned_toml::Table;
@@ -31,7 +32,7 @@ impl StageErrors {
     /// Adds the errors of the table at one point.
     pub(crate) fn add(&mut self, point: &Point, section: &Section<'_>, errors: Vec<ConfigError>) {
         self.points += 1;
-        for error in errors {
+        for error in foreign_keys::explain(errors) {
             let (_, span) = section.locate(&error.path);
             if let Some(known) = self.errors.iter_mut().find(|known| known.error == error && known.span == span) {
                 known.count += 1;

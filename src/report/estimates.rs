@@ -296,6 +296,7 @@ impl Estimates<'_> {
             datasets: self.dataset_estimates(cell.metric),
             selector: cell.selector,
             instances: self.matrix.names(&cell.source.evaluations),
+            axes: self.matrix.axes(&cell.source),
             missing: self.matrix.missing(&cell.source.evaluations),
             budget: None,
             published: cell.published,

@@ -93,6 +93,16 @@ pub struct Curve {
     #[serde(skip)]
     pub point: BTreeMap<String, String>,
     pub points: Vec<CurveStep>,
+    /// When the stage ran.
+    #[serde(skip)]
+    pub time: TimeSpan,
+}
+
+/// When a stage started, in seconds since 1970, and how long it took. Zero if the record does not say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TimeSpan {
+    pub started: f64,
+    pub seconds: f64,
 }
 
 /// Questions of one instance whose responses have token credits.

@@ -16,14 +16,17 @@ mod detail_tables;
 mod disagreements;
 mod estimates;
 mod html;
+mod latex;
 mod layout;
 mod load;
 mod load_side;
 mod markdown;
+pub mod model_card;
 pub mod results;
 mod score_matrix;
 mod scores;
 mod select;
+mod tensorboard;
 mod terminal;
 mod text_table;
 mod token_credit;
@@ -41,6 +44,7 @@ pub use input::{CreditedInstance, ReportInput};
 pub use load::{load_input, load_results};
 pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
 pub use table::Table;
+pub use tensorboard::FILE as EVENT_FILE;
 pub use token_credit::CreditMap;
 
 /// A computed report. Its methods render it in several formats.
@@ -128,8 +132,23 @@ impl Report {
         html::render(self)
     }
 
-    /// One line per cell and data set.
+    /// One line per cell and data set, with a column per axis.
     pub fn csv(&self) -> String {
-        csv::render(self)
+        csv::tables(self)
+    }
+
+    /// One line per contrast, data set and seed.
+    pub fn contrasts_csv(&self) -> String {
+        csv::contrasts(self)
+    }
+
+    /// One `table` per table, for a document of LaTeX.
+    pub fn latex(&self) -> String {
+        latex::render(self)
+    }
+
+    /// An event file of TensorBoard per training curve, by the name of the instance.
+    pub fn event_files(&self) -> impl Iterator<Item = (&str, Vec<u8>)> {
+        self.curves.iter().map(|curve| (curve.instance.as_str(), tensorboard::events(curve)))
     }
 }

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
     Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput, ScoreSource,
-    TrainingRun,
+    TimeSpan, TrainingRun,
 };
 use super::results::ExperimentResults;
 use super::token_credit::{self, INSTANCES, QUESTIONS};
@@ -20,7 +21,7 @@ use ablate_data::jsonl;
 use ablate_data::records::CreditedItem;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, Lineage, ReportSpec, Upstream};
-use ablate_store::{SlimRecord, StageRecord, Store};
+use ablate_store::{Provenance, SlimRecord, StageRecord, Store};
 
 /// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
 /// up-to-date result has no scores and no curve. A result counts as reused if the run `ran` did not make it.
@@ -75,7 +76,8 @@ pub fn load_input(
     for id in expansion.ids() {
         if let Some(points) = results.rows(id, ArtifactKind::Curve)? {
             let Instance { name, stage, point, .. } = expansion.get(id);
-            curves.push(Curve { instance: name.clone(), stage: stage.clone(), point: point.clone(), points });
+            let (instance, stage, point) = (name.clone(), stage.clone(), point.clone());
+            curves.push(Curve { instance, stage, point, points, time: results.time(id) });
         }
     }
     let mut credits: Vec<CreditedInstance> = Vec::new();
@@ -228,6 +230,16 @@ impl Results<'_> {
             }
         });
         TrainingRun { instance: instance.name.clone(), stage: instance.stage.clone(), budget }
+    }
+
+    /// When an instance ran.
+    fn time(&self, id: InstanceId) -> TimeSpan {
+        let record = self.record(id).and_then(|record| self.store.record(record.fingerprint));
+        let Some(StageRecord { provenance: Provenance { started, seconds, .. }, .. }) = record else {
+            return TimeSpan::default();
+        };
+        let started = started.parse::<Timestamp>().map_or(0.0, |time| time.as_millisecond() as f64 / 1000.0);
+        TimeSpan { started, seconds }
     }
 
     fn costs(&self) -> Vec<Cost> {

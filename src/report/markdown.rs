@@ -94,6 +94,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-fn code(text: &str) -> String {
+/// A text between backticks.
+pub(super) fn code(text: &str) -> String {
     text.replace('`', "'")
 }

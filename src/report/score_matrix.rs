@@ -159,6 +159,18 @@ impl<'a> ScoreMatrix<'a> {
         source.evaluations.iter().map(|&index| &self.evaluations[index].evaluation().point)
     }
 
+    /// The axes of a cell's evaluations, each with its label if all evaluations have the same, and the data set of the cell.
+    pub(super) fn axes(&self, source: &CellSource) -> BTreeMap<String, Option<String>> {
+        let names: BTreeSet<&String> = self.points(source).flat_map(BTreeMap::keys).collect();
+        let label = |axis: &String| {
+            let mut labels = self.points(source).map(|point| point.get(axis));
+            let first = labels.next().flatten();
+            first.filter(|_| labels.all(|label| label == first)).cloned()
+        };
+        let dataset = source.dataset.map(|dataset| (DATASET.to_string(), Some(self.datasets[dataset].clone())));
+        names.into_iter().map(|axis| (axis.clone(), label(axis))).chain(dataset).collect()
+    }
+
     /// Names of the instances.
     pub(super) fn names(&self, evaluations: &[usize]) -> Vec<String> {
         evaluations.iter().map(|&index| self.evaluations[index].evaluation().instance.clone()).collect()

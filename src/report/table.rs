@@ -66,6 +66,10 @@ pub struct Row {
 pub struct Cell {
     pub selector: String,
     pub instances: Vec<String>,
+    /// The axes of the instances, each with its label if all instances have the same. The data set counts as an axis if the
+    /// cell has only one.
+    #[serde(skip)]
+    pub axes: BTreeMap<String, Option<String>>,
     /// Instances that have not run.
     pub missing: Vec<String>,
     /// None without scores.

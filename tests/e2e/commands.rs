@@ -69,10 +69,25 @@ fn ls_show_and_logs_print_results() {
 #[test]
 fn help_texts_have_examples() {
     let project = study();
-    for command in ["run", "retry", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
+    for command in [
+        "run", "retry", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget", "export",
+        "man",
+    ] {
         let help = project.ok(&[command, "--help"]).stdout;
         assert!(help.contains("Example"), "`{command} --help` has no example");
     }
+}
+
+/// First what every experiment needs, in the order of use; then what looks into it, what manages results, and what is needed once.
+#[test]
+fn commands_are_listed_in_the_order_of_use() {
+    let help = Project::new().ok(&["--help"]).stdout;
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let lines = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    let expected = "new check plan run status report results compare ls show logs why graph retry suggest generate export pin unpin \
+                    forget gc verify doctor schema completions man help";
+    assert_eq!(names.join(" "), expected);
 }
 
 #[test]

@@ -50,5 +50,6 @@ mod stored_replies;
 mod studies;
 mod supervisors;
 mod time_estimates;
+mod tools;
 mod wrong_files;
 mod wrong_input;

@@ -20,7 +20,7 @@ fn new_experiment_runs() {
     let project = Project::new();
     let printed = project.ok(&["new", "studies/first.toml", "--template", "command"]).stdout;
     expect![[r#"
-        wrote studies/first.toml
+        wrote studies/first.toml and studies/ablate.schema.json
         show the plan with `ablate plan studies/first.toml`, run it with `ablate run studies/first.toml`
     "#]]
     .assert_eq(&printed);
@@ -39,4 +39,22 @@ fn existing_file_is_not_overwritten() {
     assert_eq!(refused.stderr, "error: `mine.toml` already exists: nothing was written\n");
     assert_eq!(project.read("mine.toml"), "# precious");
     project.fails(2, &["new", "my experiment"]).stderr_has(&["`my experiment` is not a name"]);
+}
+
+#[test]
+fn the_schema_that_the_file_names_exists() {
+    let project = Project::new();
+    project.ok(&["new", "studies/first"]).stderr_has(&[]);
+    let schema = project.read("studies/ablate.schema.json");
+    assert_eq!(schema, project.ok(&["schema"]).stdout);
+    assert!(project.read("studies/first.toml").starts_with("#:schema ./ablate.schema.json\n"));
+    assert_eq!(project.ok(&["new", "studies/second"]).stderr, "");
+    // Another schema is kept, and the user hears of it.
+    project.write("studies/ablate.schema.json", "{}");
+    let kept = project.ok(&["new", "studies/third"]);
+    kept.stderr_has(&[
+        "differs from the schema of this version and was kept: `ablate schema > studies/ablate.schema.json`",
+    ]);
+    assert_eq!(project.read("studies/ablate.schema.json"), "{}");
+    assert_eq!(project.json(&["new", "fourth"])["schema_is_current"], true);
 }

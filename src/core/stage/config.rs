@@ -22,8 +22,8 @@ pub struct ConfigError {
 /// The kind of a [`ConfigError`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigErrorKind {
-    /// The table has no such key. `similar` is the known key that was probably meant.
-    UnknownKey { similar: Option<String> },
+    /// The table has no such key. `similar` is the key of those that it can have (`known`) that was probably meant.
+    UnknownKey { similar: Option<String>, known: Vec<String> },
     /// A required key is missing.
     MissingKey { key: String },
     /// A value has the wrong type or is not allowed.
@@ -83,7 +83,7 @@ fn follows_from(error: &ConfigError, known: &ConfigError) -> bool {
     // The removed value may be a whole list, whose element was wrong.
     let was_removed = known.path.strip_prefix(&error.path[..]).and_then(<[String]>::first) == Some(missing);
     let is_misspelt =
-        matches!(&known.kind, ConfigErrorKind::UnknownKey { similar: Some(similar) } if similar == missing);
+        matches!(&known.kind, ConfigErrorKind::UnknownKey { similar: Some(similar), .. } if similar == missing);
     was_removed || (table == error.path && is_misspelt)
 }
 
@@ -103,7 +103,8 @@ fn describe(path: &[String], message: &str) -> ConfigError {
         };
         let mut error = error(format!("unknown {what} `{name}`")).help(help);
         if is_key {
-            error.kind = ConfigErrorKind::UnknownKey { similar: similar.map(str::to_string) };
+            let known = known.iter().map(ToString::to_string).collect();
+            error.kind = ConfigErrorKind::UnknownKey { similar: similar.map(str::to_string), known };
         }
         return error;
     }

@@ -130,6 +130,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::input::TimeSpan;
 
     fn curve(losses: &[f64]) -> Curve {
         let point = |(index, loss): (usize, &f64)| CurveStep {
@@ -142,7 +143,7 @@ mod tests {
             reward_margin: None,
         };
         let points = losses.iter().enumerate().map(point).collect();
-        Curve { instance: "sft".into(), stage: "sft".into(), point: BTreeMap::new(), points }
+        Curve { instance: "sft".into(), stage: "sft".into(), point: BTreeMap::new(), points, time: TimeSpan::default() }
     }
 
     #[test]

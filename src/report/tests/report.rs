@@ -103,13 +103,47 @@ fn csv_report() {
     let spec = plain_spec(&["model"], &[]);
     let scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=\"dpo\"", &[1.0, 1.0])];
     expect![[r#"
-        table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm,steps,tokens,flops,epochs,examples,questions
-        main,sft,all,,0.5,0.024999999999999904,0.9750000000000001,2,1,,,,,,0,0,0,,0,
-        main,sft,all,a,0.5,0.024999999999999904,0.9750000000000001,2,1,,,,,,,,,,,
-        main,"""dpo""",all,,1,0.22360679774997852,1,2,1,0.5,-0.5625581424161613,1,0.9999999999999991,0.9999999999999991,0,0,0,,0,
-        main,"""dpo""",all,a,1,0.22360679774997852,1,2,1,,,,,,,,,,,
+        table,row,column,model,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm,steps,tokens,flops,epochs,examples,questions
+        main,sft,all,sft,,0.5,0.024999999999999904,0.9750000000000001,2,1,,,,,,0,0,0,,0,
+        main,sft,all,sft,a,0.5,0.024999999999999904,0.9750000000000001,2,1,,,,,,,,,,,
+        main,"""dpo""",all,"""dpo""",,1,0.22360679774997852,1,2,1,0.5,-0.5625581424161613,1,0.9999999999999991,0.9999999999999991,0,0,0,,0,
+        main,"""dpo""",all,"""dpo""",a,1,0.22360679774997852,1,2,1,,,,,,,,,,,
     "#]]
     .assert_eq(&report(spec, scores).csv());
+}
+
+#[test]
+fn csv_has_a_column_per_axis() {
+    let mut scores = vec![
+        evaluation("model=sft,items=-1,seed=0", &[1.0, 0.0]),
+        evaluation("model=sft,items=-1,seed=1", &[1.0, 0.0]),
+        evaluation("model=dpo,items=2,seed=0", &[1.0, 0.0]),
+    ];
+    for evaluation in &mut scores {
+        scores_mut(evaluation).push(score("b-0", 1.0));
+    }
+    let spec = ReportSpec { baseline: None, ..plain_spec(&["model"], &["dataset"]) };
+    let csv = report(spec, scores).csv();
+    let columns: Vec<&str> = csv.lines().next().unwrap().split(',').take(8).collect();
+    // An axis with the name of another column has a longer one.
+    assert_eq!(columns, ["table", "row", "column", "axis.items", "model", "seed", "dataset", "mean"]);
+    let lines: Vec<String> =
+        csv.lines().skip(1).map(|line| line.split(',').take(8).collect::<Vec<_>>().join(",")).collect();
+    let expected = [
+        // Two seeds have no one label. The cell of one data set is one line.
+        "main,sft,a,-1,sft,,a,0.5",
+        "main,sft,b,-1,sft,,b,1",
+        // The mean of the columns has both data sets.
+        "main,sft,mean,-1,sft,,,0.75",
+        "main,sft,mean,-1,sft,,a,0.5",
+        "main,sft,mean,-1,sft,,b,1",
+        "main,dpo,a,2,dpo,0,a,0.5",
+        "main,dpo,b,2,dpo,0,b,1",
+        "main,dpo,mean,2,dpo,0,,0.75",
+        "main,dpo,mean,2,dpo,0,a,0.5",
+        "main,dpo,mean,2,dpo,0,b,1",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::stages::training_common::ADAPTER_FOLDER;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary, Work,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary, Work,
 };
 use ablate_data::contamination;
 use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS};
@@ -74,6 +74,10 @@ impl Stage for Export {
 
     fn inputs(&self) -> Vec<Input> {
         vec![common::stage_input("model", &self.model, &[ArtifactKind::Checkpoint])]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("model"))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
