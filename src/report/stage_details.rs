@@ -1,6 +1,6 @@
 //! Loads what the page shows of each stage: its config, its inputs, its costs, and the end of the logs of its instances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -100,7 +100,7 @@ fn config(instance: &Instance) -> Vec<(String, String)> {
 }
 
 /// The keys that are absent from an instance, or whose values differ.
-fn differing(configs: &[Vec<(String, String)>]) -> std::collections::BTreeSet<&str> {
+fn differing(configs: &[Vec<(String, String)>]) -> BTreeSet<&str> {
     let mut values: BTreeMap<&str, (&str, usize, bool)> = BTreeMap::new();
     for (key, value) in configs.iter().flatten() {
         let (first, count, equal) = values.entry(key).or_insert((value, 0, true));
@@ -114,7 +114,7 @@ fn differing(configs: &[Vec<(String, String)>]) -> std::collections::BTreeSet<&s
 /// The roles of the inputs with the stages, files and variables that they name, each once.
 fn inputs(expansion: &Expansion, ids: &[InstanceId]) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
-    let mut known = std::collections::BTreeSet::new();
+    let mut known = BTreeSet::new();
     for input in ids.iter().flat_map(|&id| &expansion.get(id).inputs) {
         let name = match &input.upstream {
             Upstream::Output { instance, output, .. } => format!("{} ({output})", expansion.get(*instance).stage),
@@ -135,7 +135,9 @@ fn inputs(expansion: &Expansion, ids: &[InstanceId]) -> Vec<(String, String)> {
 fn summary(summary: &Summary) -> Vec<(String, String)> {
     let warnings: Vec<&str> = summary.warnings().collect();
     let is_warnings = |value: &Value| {
-        value.as_array().is_some_and(|list| !list.is_empty() && list.iter().filter_map(Value::as_str).eq(warnings.iter().copied()))
+        value
+            .as_array()
+            .is_some_and(|list| !list.is_empty() && list.iter().filter_map(Value::as_str).eq(warnings.iter().copied()))
     };
     let facts = summary.0.iter().filter(|(_, value)| !is_warnings(value));
     facts.map(|(key, value)| (key.clone(), text(value))).collect()
@@ -218,7 +220,7 @@ mod tests {
         let long: String = (0..5_000).map(|line| format!("line {line}\n")).collect();
         files::write_unsynced(&path, long.as_bytes()).unwrap();
         let end = log_end(&path).unwrap();
-        assert!(end.starts_with("… the end of 53,890 bytes\nline 4980\n") && end.ends_with("line 4999"), "{end}");
+        assert!(end.starts_with("… the end of 48,890 bytes\nline 4980\n") && end.ends_with("line 4999"), "{end}");
         files::write_unsynced(&path, b"\n").unwrap();
         assert_eq!(log_end(&path), None);
         assert_eq!(log_end(&folder.path().join("none")), None);

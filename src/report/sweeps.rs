@@ -173,7 +173,11 @@ fn first_shares(mixture: &MixtureAxis) -> BTreeMap<String, f64> {
 }
 
 /// The cells by the combination of all axes but some, in order of appearance, with its label.
-fn groups<'c, 'a>(spec: &ReportSpec, cells: &'c [Scored<'a>], without: &[&String]) -> Vec<(String, Vec<&'c Scored<'a>>)> {
+fn groups<'c, 'a>(
+    spec: &ReportSpec,
+    cells: &'c [Scored<'a>],
+    without: &[&String],
+) -> Vec<(String, Vec<&'c Scored<'a>>)> {
     let mut groups: Vec<(Selector, Vec<&Scored>)> = Vec::new();
     for cell in cells.iter().filter(|cell| without.iter().all(|axis| cell.selector.values.contains_key(*axis))) {
         let mut key = cell.selector.clone();
@@ -189,7 +193,8 @@ fn groups<'c, 'a>(spec: &ReportSpec, cells: &'c [Scored<'a>], without: &[&String
 /// None without two values in one line.
 fn line(spec: &ReportSpec, cells: &[Scored], axis: &str, values: BTreeMap<String, f64>) -> Option<Sweep> {
     let known: Vec<f64> = values.values().copied().collect();
-    let (low, high) = known.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| (low.min(*one), high.max(*one)));
+    let (low, high) =
+        known.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| (low.min(*one), high.max(*one)));
     let logarithmic = low > 0.0 && high / low >= LOGARITHMIC;
     let position = |number: f64| if logarithmic { number.log2() } else { number };
     let axis_name = axis.to_string();

@@ -4,8 +4,12 @@
 //! looks for the markers that open models write.
 
 /// Markers of the beginning and the end of thinking.
-const MARKERS: [(&str, &str); 4] =
-    [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("<|begin_of_thought|>", "<|end_of_thought|>")];
+const MARKERS: [(&str, &str); 4] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+];
 
 /// The thinking and the rest. Thinking without an end is the whole text. Without markers there is no thinking.
 pub(super) fn split(text: &str) -> (&str, &str) {

@@ -141,6 +141,13 @@ rows  = ["ratio"]
 '''
 
 
+# Every response is another text, which compresses like English.
+LARGE_SCORER = bench.SCORER.replace(
+    '"response": f"{words} So', '"response": f"{\' \'.join(random.choices(vocabulary, k=60))} So'
+).replace("with open", "vocabulary = [f'{number * 7919 % 100_003:x}' for number in range(4_000)]\nwith open")
+assert "vocabulary, k=60" in LARGE_SCORER
+
+
 def make(program: str, folder: Path, name: str, experiment: str, scorer: str) -> None:
     work = folder / name
     work.mkdir(parents=True, exist_ok=True)
@@ -154,7 +161,7 @@ def main() -> None:
     program, folder = sys.argv[1], Path(sys.argv[2])
     make(program, folder, "hostile", HOSTILE, HOSTILE_SCORER)
     make(program, folder, "sweeps", SWEEPS, SWEEP_SCORER)
-    make(program, folder, "large", bench.experiment(20, 50, 14_000, 1, False), bench.SCORER)
+    make(program, folder, "large", bench.experiment(20, 50, 14_000, 1, False), LARGE_SCORER)
     smoke = folder / "smoke"
     smoke.mkdir(exist_ok=True)
     subprocess.run(

@@ -36,7 +36,12 @@ struct Texts {
 }
 
 /// Reads the texts of some items. `images` has the number of each image key that is known.
-pub(super) fn read(scores: &Scores, sources: &[Source], items: &[u32], images: &BTreeMap<&str, usize>) -> Result<Chunk> {
+pub(super) fn read(
+    scores: &Scores,
+    sources: &[Source],
+    items: &[u32],
+    images: &BTreeMap<&str, usize>,
+) -> Result<Chunk> {
     let mut chunk = Chunk::default();
     chunk.text("");
     for &item in items {

@@ -73,11 +73,17 @@ impl<'a> Index<'a> {
     ) -> Index<'a> {
         let keys = || items.iter().map(|&item| &scores.items[item as usize]);
         let number = |chunk: &Option<u32>| chunk.map_or(-1, i64::from);
-        let run = scores.evaluations.iter().zip(source_of).filter_map(|(one, source)| Some((one.evaluation, (*source)?)));
+        let run =
+            scores.evaluations.iter().zip(source_of).filter_map(|(one, source)| Some((one.evaluation, (*source)?)));
         let evaluations: Vec<EvaluationEntry> = run
-            .map(|(evaluation, source)| EvaluationEntry { name: &evaluation.instance, point: &evaluation.point, source })
+            .map(|(evaluation, source)| EvaluationEntry {
+                name: &evaluation.instance,
+                point: &evaluation.point,
+                source,
+            })
             .collect();
-        let by_name: BTreeMap<&str, usize> = evaluations.iter().zip(0..).map(|(one, index)| (one.name, index)).collect();
+        let by_name: BTreeMap<&str, usize> =
+            evaluations.iter().zip(0..).map(|(one, index)| (one.name, index)).collect();
         Index {
             datasets: &scores.datasets,
             items: Items {
@@ -101,7 +107,8 @@ fn cells<'a>(table: &'a Table, scores: &Scores, by_name: &BTreeMap<&str, usize>)
         for (column, cell) in table.columns.iter().zip(&row.cells).take(columns) {
             let selector = Selector::parse(&cell.selector).unwrap_or_default();
             let dataset = selector.dataset().and_then(|name| scores.datasets.iter().position(|known| known == name));
-            let evaluations: Vec<usize> = cell.instances.iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
+            let evaluations: Vec<usize> =
+                cell.instances.iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
             if !evaluations.is_empty() {
                 entries.push(CellEntry { table: &table.title, row: &row.label, column, dataset, evaluations });
             }

@@ -118,7 +118,8 @@ pub(super) fn pack(scores: &Scores, tables: &[Table], images: &Images, budget: u
         }
         let pictures = pictures::pack(&keys, images, left - size.min(left));
         (counts.items_with_texts, counts.images, counts.all_images) = (chosen.len(), pictures.count, keys.len());
-        let place: BTreeMap<u32, u32> = chosen.iter().zip(0..).map(|(&item, place)| (item, place / CHUNK as u32)).collect();
+        let place: BTreeMap<u32, u32> =
+            chosen.iter().zip(0..).map(|(&item, place)| (item, place / CHUNK as u32)).collect();
         let chunk_of: Vec<Option<u32>> = items.iter().map(|item| place.get(item).copied()).collect();
         let index = index(&chunk_of, &pictures.chunk_of);
         return Ok(Some(Answers { index, texts, images: pictures.chunks, counts }));

@@ -62,7 +62,8 @@ fn about(counts: &Counts) -> String {
         );
     }
     if counts.images < counts.all_images {
-        text += &format!(" It has {} of the {} images of these items.", number(counts.images), number(counts.all_images));
+        text +=
+            &format!(" It has {} of the {} images of these items.", number(counts.images), number(counts.all_images));
     }
     text
 }
@@ -73,7 +74,15 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_counted() {
-        let all = Counts { answers: 40, all_answers: 40, items: 20, all_items: 20, items_with_texts: 20, images: 0, all_images: 0 };
+        let all = Counts {
+            answers: 40,
+            all_answers: 40,
+            items: 20,
+            all_items: 20,
+            items_with_texts: 20,
+            images: 0,
+            all_images: 0,
+        };
         assert_eq!(about(&all), "40 answers to 20 items.");
         let some = Counts { answers: 30, items: 15, items_with_texts: 5, images: 1, all_images: 4, ..all };
         assert_eq!(

@@ -64,7 +64,8 @@ fn render_quantity(stage: &str, quantity: &str, points: &[(String, Vec<&Curve>)]
     let lines: Vec<ChartLine> = points
         .iter()
         .map(|(label, seeds)| {
-            let values = seeds.iter().map(|curve| curve.points.iter().filter_map(|point| Some((point.step, of(point)?))));
+            let values =
+                seeds.iter().map(|curve| curve.points.iter().filter_map(|point| Some((point.step, of(point)?))));
             average_seeds(label, values.map(Iterator::collect).collect())
         })
         .filter(|line| line.main.len() > 1)
@@ -84,7 +85,7 @@ pub(super) fn figure(title: &str, lines: Vec<ChartLine>) -> Option<String> {
     let svg = chart.svg()?;
     let legend = line_chart::legend(chart.lines.iter().map(|line| line.label.as_str()));
     let mut figure = String::new();
-    _ = write!(figure, "<figure><figcaption>{}</figcaption>{svg}{legend}</figure>", escape(title));
+    _ = write!(figure, "<figure><figcaption><b>{}</b></figcaption>{svg}{legend}</figure>", escape(title));
     Some(figure)
 }
 
@@ -152,7 +153,12 @@ mod tests {
             reward_margin: None,
         };
         let point = point.iter().map(|(axis, label)| ((*axis).to_string(), (*label).to_string())).collect();
-        Curve { instance: "sft".into(), stage: "sft".into(), point, points: losses.iter().enumerate().map(step).collect() }
+        Curve {
+            instance: "sft".into(),
+            stage: "sft".into(),
+            point,
+            points: losses.iter().enumerate().map(step).collect(),
+        }
     }
 
     #[test]

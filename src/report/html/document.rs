@@ -85,11 +85,15 @@ mod tests {
     #[test]
     fn the_policy_allows_what_is_between_the_tags() {
         let page = frame("<t>", "<p>body</p>", &Delivery::File);
-        let between = |open: &str, close: &str| page.split(open).nth(1).unwrap().split(close).next().unwrap().to_string();
+        let between =
+            |open: &str, close: &str| page.split(open).nth(1).unwrap().split(close).next().unwrap().to_string();
         let PolicyHashes { script, style } = policy_hashes();
         assert_eq!(script, format!("'sha256-{}'", STANDARD.encode(Sha256::digest(between("<script>", "</script>")))));
         assert_eq!(style, format!("'sha256-{}'", STANDARD.encode(Sha256::digest(between("<style>", "</style>")))));
-        assert!(page.contains(&format!("script-src {script}; style-src {style};")) && page.contains("<title>&lt;t&gt;</title>"));
+        assert!(
+            page.contains(&format!("script-src {script}; style-src {style};"))
+                && page.contains("<title>&lt;t&gt;</title>")
+        );
         // Known from `openssl dgst -sha256 -binary`, of the empty text.
         assert_eq!(STANDARD.encode(Sha256::digest(b"")), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
     }

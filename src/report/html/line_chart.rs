@@ -20,8 +20,8 @@ const COLORS: usize = 8;
 const DASHES: usize = 4;
 /// Most lines of a chart: each has its own color and dash pattern.
 pub(super) const MAX_LINES: usize = COLORS * DASHES;
-/// With more lines, intervals are drawn as whiskers: areas would cover each other.
-const MAX_AREAS: usize = 4;
+/// With more lines of marked points, intervals are drawn as whiskers: areas would cover each other.
+pub(super) const MAX_AREAS: usize = 4;
 
 /// A line chart.
 #[derive(Default)]
@@ -80,7 +80,8 @@ impl LineChart<'_> {
             return None;
         }
         let points = || self.lines.iter().flat_map(|line| line.main.iter().chain(&line.thin));
-        let positions = self.lines.iter().filter(|line| !line.level).flat_map(|line| line.main.iter().chain(&line.thin));
+        let positions =
+            self.lines.iter().filter(|line| !line.level).flat_map(|line| line.main.iter().chain(&line.thin));
         let ends = self.lines.iter().flat_map(|line| &line.intervals).flat_map(|(_, low, high)| [*low, *high]);
         let x = bounds(positions.map(|point| point.0), 0.0)?;
         let y = bounds(points().map(|point| point.1).chain(ends), 0.05)?;
@@ -88,7 +89,13 @@ impl LineChart<'_> {
         let margin = if self.x_ticks.is_some() { 0.04 * (x.end - x.start) } else { 0.0 };
         let x = x.start - margin..x.end + margin;
         let place = self.draw_axes(x.clone(), y.clone())?;
-        let map = format!("{} {} {} {}", numbers(&[x.start, x.end]), numbers(&place.x), numbers(&[y.start, y.end]), numbers(&place.y));
+        let map = format!(
+            "{} {} {} {}",
+            numbers(&[x.start, x.end]),
+            numbers(&place.x),
+            numbers(&[y.start, y.end]),
+            numbers(&place.y)
+        );
         let mut svg = place.axes.replacen(
             &format!("<svg width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1),
             &format!(
@@ -110,9 +117,9 @@ impl LineChart<'_> {
             let pairs = points.iter().map(|&point| to(point)).map(|(x, y)| format!("{x:.1},{y:.1}"));
             pairs.collect::<Vec<_>>().join(" ")
         };
-        let areas = self.lines.len() <= MAX_AREAS;
+        let has_area = |line: &ChartLine| line.intervals.len() > 1 && (!line.marked || self.lines.len() <= MAX_AREAS);
         for (index, line) in self.lines.iter().enumerate() {
-            if areas && line.intervals.len() > 1 {
+            if has_area(line) {
                 let low = line.intervals.iter().map(|one| (one.0, one.1));
                 let high = line.intervals.iter().rev().map(|one| (one.0, one.2));
                 let outline: Vec<(f64, f64)> = low.chain(high).collect();
@@ -123,13 +130,14 @@ impl LineChart<'_> {
             }
         }
         for (index, line) in self.lines.iter().enumerate() {
-            if !areas || line.intervals.len() == 1 {
+            if !has_area(line) {
                 for &(at, low, high) in &line.intervals {
                     let ((x, y0), (_, y1)) = (to((at, low)), to((at, high)));
                     _ = write!(svg, "<path class=\"whisker {}\" d=\"M{x:.1} {y0:.1}V{y1:.1}\"/>", style(index));
                 }
             }
-            let level = line.main.first().filter(|_| line.level).map(|point| vec![(x.start, point.1), (x.end, point.1)]);
+            let level =
+                line.main.first().filter(|_| line.level).map(|point| vec![(x.start, point.1), (x.end, point.1)]);
             let shown = level.as_ref().unwrap_or(&line.main);
             let class = if line.level { "line level" } else { "line" };
             _ = write!(
@@ -166,7 +174,7 @@ impl LineChart<'_> {
             let mut chart = ChartBuilder::on(&area)
                 .margin(6)
                 .margin_right(14)
-                .x_label_area_size(30)
+                .x_label_area_size(24)
                 .y_label_area_size(52)
                 .build_cartesian_2d(Ticks { range: x.clone(), ticks: ticks.clone() }, y.clone())
                 .ok()?;
@@ -181,7 +189,9 @@ impl LineChart<'_> {
                 .x_labels(ticks.len().max(2))
                 .y_labels(5)
                 .x_label_formatter(&|at| label(at).unwrap_or_default())
-                .y_label_formatter(&|at| if self.percent { tick(100.0 * at, 100.0 * spread) } else { tick(*at, spread) })
+                .y_label_formatter(&|at| {
+                    if self.percent { tick(100.0 * at, 100.0 * spread) } else { tick(*at, spread) }
+                })
                 .draw()
                 .ok()?;
             pixels = chart.plotting_area().get_pixel_range();
@@ -266,8 +276,16 @@ mod tests {
     fn values_can_be_read_back_from_the_chart() {
         let line = ChartLine { label: "<a>".into(), main: vec![(1.0, 2.0), (3.0, 6.0)], ..ChartLine::default() };
         let svg = LineChart { name: "loss".into(), lines: vec![line], ..LineChart::default() }.svg().unwrap();
-        let map: Vec<f64> =
-            svg.split("data-map=\"").nth(1).unwrap().split('"').next().unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
+        let map: Vec<f64> = svg
+            .split("data-map=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .split(' ')
+            .map(|n| n.parse().unwrap())
+            .collect();
         let points = svg.split("class=\"line s0 d0\"").nth(1).unwrap().split("points=\"").nth(1).unwrap();
         let last = points.split('"').next().unwrap().rsplit(' ').next().unwrap();
         let (x, y) = last.split_once(',').unwrap();

@@ -58,17 +58,16 @@ pub fn line_plot(title: &str, lines: &[PlotLine]) -> Option<String> {
     };
     let lines: Vec<ChartLine> = lines.iter().map(line).filter(|line| line.main.len() > 1).collect();
     let shown = lines.len().min(line_chart::MAX_LINES);
-    let part = if shown < lines.len() { format!(", the first {shown} of {} lines", lines.len()) } else { String::new() };
+    let part =
+        if shown < lines.len() { format!(", the first {shown} of {} lines", lines.len()) } else { String::new() };
     curves::figure(&format!("{title}{part}"), lines.into_iter().take(shown).collect())
 }
 
 /// The page as a file, or as a server sends it.
 pub(super) fn render(report: &Report, served: Option<&ServedPage>) -> String {
     let sections = sections(report);
-    let mut text = format!(
-        "<a class=\"skip\" href=\"#main\">to the results</a>\n<header><h1>{}</h1>",
-        escape(&report.experiment)
-    );
+    let mut text =
+        format!("<a class=\"skip\" href=\"#main\">to the results</a>\n<header><h1>{}</h1>", escape(&report.experiment));
     if !report.about.is_empty() {
         _ = write!(text, "<p class=\"about\">{}</p>", escape(&report.about));
     }
@@ -132,7 +131,8 @@ fn sections(report: &Report) -> Vec<Section> {
     if !graph.is_empty() {
         let about = "<p class=\"sub\">One box per stage with its number of instances. Dashed: some instances have not run. A box \
                      leads to the config, inputs, costs and log of its stage.</p>";
-        let view = "<div class=\"scroll graph-view\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
+        let view =
+            "<div class=\"scroll graph-view\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
         let stages = stages::render(&report.stages);
         add("pipeline".into(), "Pipeline", format!("{about}{view}{graph}</div><div class=\"stages\">{stages}</div>"));
     }
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn a_line_plot_leaves_out_what_it_cannot_draw() {
         let line = |name: &str, points: &[(f64, f64)]| PlotLine { name: name.to_string(), points: points.to_vec() };
-        let figure = line_plot("loss", &[line("a", &[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), line("b", &[(1.0, 1.0)])]);
+        let figure =
+            line_plot("loss", &[line("a", &[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), line("b", &[(1.0, 1.0)])]);
         let figure = figure.unwrap();
         assert!(figure.contains("data-name=\"a\"") && !figure.contains("data-name=\"b\"") && !figure.contains("NaN"));
         assert_eq!(line_plot("loss", &[line("a", &[(1.0, f64::INFINITY), (2.0, 1.0)])]), None);

@@ -94,7 +94,13 @@ fn render_response(response: &Response) -> String {
     }
     let (thinking, text) = thinking::split(&response.text);
     let text = if text.trim().is_empty() { "(empty response)".to_string() } else { escape(text) };
-    self::response(&response.label, &format!("<span class=\"{class}\">{mark}</span>"), &folded(thinking), &text, &remarks)
+    self::response(
+        &response.label,
+        &format!("<span class=\"{class}\">{mark}</span>"),
+        &folded(thinking),
+        &text,
+        &remarks,
+    )
 }
 
 /// Folded thinking. Empty without any.

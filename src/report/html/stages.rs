@@ -37,7 +37,10 @@ fn render_stage(number: usize, stage: &StageDetails) -> String {
 
 fn render_instance(instance: &InstanceFacts) -> String {
     let seconds = instance.seconds.map_or_else(|| "not run".to_string(), duration);
-    let mut text = format!("<section class=\"instance\"><h4><code>{}</code> <small>{seconds}</small></h4>", escape(&instance.instance));
+    let mut text = format!(
+        "<section class=\"instance\"><h4><code>{}</code> <small>{seconds}</small></h4>",
+        escape(&instance.instance)
+    );
     text.push_str(&list("", &instance.config));
     text.push_str(&list("Results", &instance.summary));
     if let Some(log) = &instance.log {

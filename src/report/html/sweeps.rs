@@ -70,11 +70,11 @@ fn render_line(sweep: &LineSweep, metric: &str) -> String {
     text
 }
 
-/// Moves the lines apart by a little, so that their whiskers do not cover each other.
+/// Moves lines with whiskers apart by a little, so that these do not cover each other.
 fn separate(lines: &mut [ChartLine], sweep: &LineSweep) {
     let gaps = sweep.values.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0);
     let gap = gaps.fold(f64::INFINITY, f64::min);
-    if lines.len() < 2 || !gap.is_finite() {
+    if lines.len() <= line_chart::MAX_AREAS || !gap.is_finite() {
         return;
     }
     let count = lines.len() as f64;
@@ -127,12 +127,18 @@ fn heat_cell(cell: Option<&Estimate>, low: f64, high: f64) -> String {
 
 /// The step of a value on the scale from `low` to `high`.
 pub(super) fn step(value: f64, low: f64, high: f64) -> usize {
-    if high > low { (((value - low) / (high - low) * STEPS as f64).max(0.0) as usize).min(STEPS - 1) } else { STEPS / 2 }
+    if high > low {
+        (((value - low) / (high - low) * STEPS as f64).max(0.0) as usize).min(STEPS - 1)
+    } else {
+        STEPS / 2
+    }
 }
 
 /// The colors of the scale, with its ends.
 pub(super) fn scale(low: f64, high: f64) -> String {
-    let boxes: String = (0..STEPS).map(|step| format!("<rect class=\"h{step}\" x=\"{}\" width=\"18\" height=\"12\"/>", 18 * step)).collect();
+    let boxes: String = (0..STEPS)
+        .map(|step| format!("<rect class=\"h{step}\" x=\"{}\" width=\"18\" height=\"12\"/>", 18 * step))
+        .collect();
     format!(
         "<p class=\"scale\"><span>{}</span><svg viewBox=\"0 0 180 12\" width=\"180\" height=\"12\" aria-hidden=\"true\">{boxes}</svg><span>{}</span></p>",
         text_table::percent(low),

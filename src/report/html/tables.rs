@@ -126,12 +126,17 @@ fn nice_end(value: f64) -> f64 {
 
 /// The axis of the forest plots, in percentage points.
 fn forest_axis(scale: f64) -> String {
-    let mut text = String::from("<svg class=\"forest\" viewBox=\"0 0 200 28\" role=\"img\" aria-label=\"scale in percentage points\">");
+    let mut text = String::from(
+        "<svg class=\"forest\" viewBox=\"0 0 200 28\" role=\"img\" aria-label=\"scale in percentage points\">",
+    );
     for (x, share) in [(4.0, -1.0), (52.0, -0.5), (100.0, 0.0), (148.0, 0.5), (196.0, 1.0)] {
         let value = 100.0 * scale * share;
         let label = if scale < 0.02 { format!("{value:+.2}") } else { format!("{value:+}") };
         let label = if share == 0.0 { "0".to_string() } else { label.replace('-', "−") };
-        _ = write!(text, "<path class=\"zero\" d=\"M{x} 0v6\"/><text x=\"{x}\" y=\"20\" text-anchor=\"middle\">{label}</text>");
+        _ = write!(
+            text,
+            "<path class=\"zero\" d=\"M{x} 0v6\"/><text x=\"{x}\" y=\"20\" text-anchor=\"middle\">{label}</text>"
+        );
     }
     text + "</svg>"
 }

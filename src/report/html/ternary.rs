@@ -36,7 +36,7 @@ pub(super) fn render(plot: &Ternary, metric: &str) -> String {
     text.push_str(&grid());
     for (corner, part) in plot.parts.iter().enumerate().take(3) {
         let (x, y) = CORNERS[corner];
-        let y = if corner == 0 { y - 20.0 } else { y + 40.0 };
+        let y = if corner == 0 { y - 30.0 } else { y + 40.0 };
         _ = write!(text, "<text class=\"part\" x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(part));
     }
     for (label, point) in &plot.points {
@@ -84,7 +84,8 @@ fn about(plot: &Ternary) -> String {
         100.0 * best.standard_error
     );
     if fit.leave_one_out.r2.is_none_or(|r2| r2 <= 0.0) {
-        text += &format!(". {}", capital("the surface predicts no better than the mean of all mixes: do not rely on it"));
+        text +=
+            &format!(". {}", capital("the surface predicts no better than the mean of all mixes: do not rely on it"));
     }
     text
 }
@@ -155,7 +156,15 @@ mod tests {
     #[test]
     fn the_surface_covers_the_triangle() {
         let point = |shares: [f64; 3]| MixturePoint { shares: shares.to_vec(), mean: shares[0], standard_error: 0.01 };
-        let mixes = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [0.4, 0.3, 0.3]];
+        let mixes = [
+            [1.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0],
+            [0.0, 0.0, 1.0],
+            [0.5, 0.5, 0.0],
+            [0.5, 0.0, 0.5],
+            [0.0, 0.5, 0.5],
+            [0.4, 0.3, 0.3],
+        ];
         let fit = mixture::fit(&mixes.map(point)).unwrap();
         let triangles = surface(&fit);
         assert_eq!(triangles.len(), CELLS * CELLS);

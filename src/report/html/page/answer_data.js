@@ -79,7 +79,7 @@ class AnswerData {
     return this.places[item] >= 0;
   }
 
-  // A chunk with its answers by item and source.
+  // A chunk of texts.
   chunk(number) {
     if (!this.chunks.has(number)) this.chunks.set(number, unpack(`answers-texts-${number}`));
     return this.chunks.get(number);
@@ -101,7 +101,6 @@ class AnswerData {
         response: text(response),
         answer: answer < 0 ? null : text(answer),
         score: score / 1000,
-        tokens: chunk.tokens?.[`${this.places[item]} ${source}`],
       });
     }
     const texts = { gold: gold.map(text), images, bySource };

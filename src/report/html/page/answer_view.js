@@ -20,15 +20,6 @@ function verdictRemarks(verdict, answer) {
   return line;
 }
 
-// The tokens of a response, colored by their log-ratio.
-function creditedText(tokens) {
-  const largest = tokens.reduce((most, [, ratio]) => Math.max(most, Math.abs(ratio)), 0);
-  return tokens.map(([piece, ratio]) => {
-    const step = largest > 0 ? Math.round((14 * Math.abs(ratio)) / largest) : 0;
-    return element("span", { class: `credit ${ratio < 0 ? "minus" : "plus"} c${step}`, title: (ratio < 0 ? "" : "+") + ratio.toFixed(3) }, piece);
-  });
-}
-
 function responseView(data, evaluation, item, texts) {
   const verdict = data.verdict(evaluation, item);
   const answer = texts && data.answer(texts, evaluation);
@@ -41,8 +32,7 @@ function responseView(data, evaluation, item, texts) {
     if (answer.thinking) {
       view.append(element("details", { class: "thinking" }, element("summary", {}, "thinking"), element("pre", { dir: "auto", tabindex: 0 }, answer.thinking)));
     }
-    const text = answer.tokens ? creditedText(answer.tokens) : [answer.response || "(empty response)"];
-    view.append(element("pre", { dir: "auto", tabindex: 0 }, ...text));
+    view.append(element("pre", { dir: "auto", tabindex: 0 }, answer.response || "(empty response)"));
   }
   view.append(verdictRemarks(verdict, answer));
   return view;
@@ -52,7 +42,7 @@ function responseView(data, evaluation, item, texts) {
 function otherAnswers(data, item, texts, shown) {
   const others = data.index.evaluations.map((_, number) => number).filter((number) => !shown.includes(number) && data.verdict(number, item) & ANSWERED);
   if (others.length === 0) return "";
-  const details = element("details", { class: "others" }, element("summary", {}, `${whole(others.length)} other answers to this item`));
+  const details = element("details", { class: "others" }, element("summary", {}, others.length === 1 ? "another answer to this item" : `${whole(others.length)} other answers to this item`));
   details.addEventListener(
     "toggle",
     () => {
