@@ -64,6 +64,11 @@ test-packages:
     cargo build --release
     bash tests/packages/run.sh target/release/ablate
 
+# Opens the pages of reports in headless Chromium (needs node 20 and npm; installs Debian's Chromium if there is none).
+test-browser:
+    cargo build --release
+    bash tests/browser/run.sh target/release/ablate
+
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist
