@@ -217,7 +217,7 @@ mod tests {
         let path = folder.path().join("log");
         files::write_unsynced(&path, b"\x1b[31mone\x1b[0m\ntwo\n").unwrap();
         assert_eq!(log_end(&path).as_deref(), Some("one\ntwo"));
-        let long: String = (0..5_000).map(|line| format!("line {line}\n")).collect();
+        let long = (0..5_000).map(|line| format!("line {line}")).collect::<Vec<_>>().join("\n") + "\n";
         files::write_unsynced(&path, long.as_bytes()).unwrap();
         let end = log_end(&path).unwrap();
         assert!(end.starts_with("… the end of 48,890 bytes\nline 4980\n") && end.ends_with("line 4999"), "{end}");

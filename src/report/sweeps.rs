@@ -88,7 +88,7 @@ struct Scored<'a> {
 pub(super) fn sweeps(spec: &ReportSpec, table: &Table, layout: &Layout, mixtures: &[MixtureAxis]) -> Vec<Sweep> {
     let cells = cells(table, layout);
     let axes = axes(spec, &cells);
-    let mixture = mixtures.iter().find(|mixture| axes.iter().any(|axis| *axis == mixture.axis));
+    let mixture = mixtures.iter().find(|mixture| axes.contains(&mixture.axis));
     if let Some(mixture) = mixture {
         return match mixture.parts.len() {
             2 => line(spec, &cells, &mixture.axis, first_shares(mixture)).into_iter().collect(),

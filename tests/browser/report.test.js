@@ -229,10 +229,15 @@ test("hostile texts are shown as text", async () => {
   const opened = await open(browser, "hostile");
   const { page } = opened;
   await openAnswers(page);
-  await afterChange(page, () => page.select("select[name=cell]", "all"));
-  const shown = (await texts(page, "#answer-browser pre")).join("\n");
-  assert.ok(shown.includes("</script><script>alert('script')</script>"));
-  assert.ok(shown.includes("<img src=x onerror=alert('image')>"));
+  for (const [dataset, text] of [
+    ["<b>0</b>", "</script><script>alert('script')</script>"],
+    ["<b>1</b>", "<!-- <script> --"],
+    ["<b>2</b>", "<img src=x onerror=alert('image')>"],
+  ]) {
+    await afterChange(page, () => page.select("select[name=cell]", "eval@model=a"));
+    await afterChange(page, () => page.select("select[name=dataset]", dataset));
+    assert.ok((await texts(page, "#answer-browser pre")).join("\n").includes(text), text);
+  }
   const injected = await page.evaluate(() => ({
     scripts: [...document.scripts].filter((script) => !["", "application/octet-stream"].includes(script.type) || /alert/.test(script.textContent)).length,
     handlers: document.querySelectorAll("[onerror], [onload], [onclick]").length,

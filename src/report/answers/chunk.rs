@@ -17,7 +17,7 @@ const MAX_TEXT: usize = 20_000;
 /// Texts of some items, as the page's script reads them.
 #[derive(Default, Serialize)]
 pub(super) struct Chunk {
-    /// Index of each item into the items of the whole data.
+    /// The index of each text into `strings`.
     #[serde(skip)]
     texts: HashMap<String, usize>,
     strings: Vec<String>,
@@ -27,8 +27,6 @@ pub(super) struct Chunk {
 /// One item. Texts are indices into [`Chunk::strings`].
 #[derive(Default, Serialize)]
 struct Texts {
-    id: String,
-    dataset: usize,
     gold: Vec<usize>,
     images: Vec<usize>,
     /// [`WIDTH`] numbers per answer: source, prompt, thinking, response, answer (-1 without one), score in thousandths.
@@ -48,7 +46,7 @@ pub(super) fn read(
         let key = &scores.items[item as usize];
         let gold = key.gold.iter().map(|gold| chunk.text(gold)).collect();
         let images = key.images.keys().iter().filter_map(|key| images.get(key.as_str()).copied()).collect();
-        chunk.items.push(Texts { id: key.id.clone(), dataset: key.dataset, gold, images, answers: Vec::new() });
+        chunk.items.push(Texts { gold, images, answers: Vec::new() });
     }
     for (number, source) in sources.iter().enumerate() {
         let found = items.iter().enumerate().filter_map(|(place, &item)| Some((place, *score(source, item)?)));

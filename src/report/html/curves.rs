@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn more_lines_than_styles_are_several_plots() {
         let label = |index: usize| index.to_string();
-        let labels: Vec<String> = (0..line_chart::MAX_LINES + 1).map(label).collect();
+        let labels: Vec<String> = (0..=line_chart::MAX_LINES).map(label).collect();
         let curves: Vec<Curve> = labels.iter().map(|label| curve(&[("lr", label)], &[2.0, 1.0])).collect();
         let html = render(&curves);
         assert_eq!(html.matches("<figure>").count(), 2);

@@ -136,9 +136,10 @@ pub(super) fn step(value: f64, low: f64, high: f64) -> usize {
 
 /// The colors of the scale, with its ends.
 pub(super) fn scale(low: f64, high: f64) -> String {
-    let boxes: String = (0..STEPS)
-        .map(|step| format!("<rect class=\"h{step}\" x=\"{}\" width=\"18\" height=\"12\"/>", 18 * step))
-        .collect();
+    let mut boxes = String::new();
+    for step in 0..STEPS {
+        _ = write!(boxes, "<rect class=\"h{step}\" x=\"{}\" width=\"18\" height=\"12\"/>", 18 * step);
+    }
     format!(
         "<p class=\"scale\"><span>{}</span><svg viewBox=\"0 0 180 12\" width=\"180\" height=\"12\" aria-hidden=\"true\">{boxes}</svg><span>{}</span></p>",
         text_table::percent(low),
