@@ -69,6 +69,11 @@ test-packages:
 test-tools:
     bash tests/tools/run.sh
 
+# Opens the pages of reports in headless Chromium (needs node 20 and npm; installs Debian's Chromium if there is none).
+test-browser:
+    cargo build --release
+    bash tests/browser/run.sh target/release/ablate
+
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist

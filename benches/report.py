@@ -1,4 +1,4 @@
-"""Measures the time and the memory of a report, for many models, data sets, items and seeds.
+"""Measures the time and the memory of a report, and the size of its page, for many models, data sets, items and seeds.
 
 A program that writes random scores replaces the evaluations: one file per model and seed, with a prompt and a response of
 realistic length per item. Then `ablate report` computes the table of models by data sets with a baseline.
@@ -22,6 +22,7 @@ MODELS, DATASETS, ITEMS, SEEDS = 20, 57, 14_000, 3
 """The data sets and items of MMLU, 20 models, three seeds."""
 
 MAX_MIB, MAX_SECONDS = 1024, 30
+MAX_PAGE_MB = 20
 
 EXAMPLES = """\
 examples:
@@ -108,21 +109,23 @@ def main() -> int:
         warn_if_busy()
         measure([program, "run", "report.toml", "--quiet", "--only", "eval"], folder)
         usage = measure([program, "report", "report.toml", "--quiet"], folder)
+        page = (folder / "out" / "report" / "report.html").stat().st_size / 1e6
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
-    return print_results(usage, sizes, options.strict)
+    return print_results(usage, page, sizes, options.strict)
 
 
-def print_results(usage: Usage, sizes: tuple[int, int, int, int], strict: bool) -> int:
-    head = ["models", "data sets", "items", "seeds", "CPU s", "s", "MiB"]
-    numbers = [f"{usage.cpu:.1f}", f"{usage.wall:.1f}", f"{usage.peak_mib:.0f}"]
+def print_results(usage: Usage, page: float, sizes: tuple[int, int, int, int], strict: bool) -> int:
+    head = ["models", "data sets", "items", "seeds", "CPU s", "s", "MiB", "page MB"]
+    numbers = [f"{usage.cpu:.1f}", f"{usage.wall:.1f}", f"{usage.peak_mib:.0f}", f"{page:.1f}"]
     print(table(head, [[*map(str, sizes), *numbers]], 0))
     verdicts = [
         Verdict("memory", f"{MAX_MIB} MiB", f"{usage.peak_mib:.0f} MiB", usage.peak_mib <= MAX_MIB),
+        Verdict("page", f"{MAX_PAGE_MB} MB", f"{page:.1f} MB", page <= MAX_PAGE_MB),
         Verdict("time", f"{MAX_SECONDS} s", f"{usage.wall:.1f} s", usage.wall <= MAX_SECONDS),
     ]
     print("\n" + "\n".join(verdict.line() for verdict in verdicts))

@@ -11,9 +11,6 @@ use ablate_experiment::{GroupBy, ReportSpec, Selector, Simplex};
 use ablate_report::Report;
 use ablate_report::mixture::{self, MixturePoint};
 
-/// Half the width of a 95 % confidence interval, in standard errors.
-const HALF_INTERVAL: f64 = 1.96;
-
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {
     #[command(flatten)]
@@ -100,6 +97,7 @@ fn measured_report(session: &Session, axis: &str, named: Option<&str>, by: &str)
         bail!("`--by`: no evaluation matches `{by}`");
     }
     input.specs = vec![spec];
+    input.answer_bytes = 0;
     ablate_report::build(&input)
 }
 
@@ -112,8 +110,7 @@ fn points(session: &Session, axis: &str, simplex: &Simplex, report: &Report) -> 
         let selector = format!("{axis}={label}");
         let estimate = rows().find(|row| row.selector == selector).and_then(|row| row.cells.first()?.estimate);
         if let Some(estimate) = estimate {
-            let standard_error = (estimate.interval.high - estimate.interval.low) / (2.0 * HALF_INTERVAL);
-            points.push(MixturePoint { shares: shares.clone(), mean: estimate.mean, standard_error });
+            points.push(MixturePoint::measured(shares.clone(), &estimate));
         }
     }
     let missing = simplex.shares.len() - points.len();

@@ -59,6 +59,21 @@ pub fn read_at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
     parse(text).map_err(|what| anyhow!("{}, byte {offset}: {what}", path.display()))
 }
 
+/// Calls `take` with the records whose lines begin at `offsets`, which increase. The offsets are from [`for_each`].
+pub fn for_each_at<T: DeserializeOwned>(path: &Path, offsets: &[u64], mut take: impl FnMut(T)) -> Result<()> {
+    let mut file = files::open(path)?;
+    let (mut line, mut position) = (Vec::new(), 0);
+    for &offset in offsets {
+        line.clear();
+        // A relative seek keeps what the reader has buffered.
+        let read = file.seek_relative(offset as i64 - position as i64).and_then(|()| file.read_until(b'\n', &mut line));
+        position = offset + read.with_context(|| format!("cannot read `{}`", path.display()))? as u64;
+        let text = if offset == 0 { strip_bom(&line)? } else { &line[..] };
+        take(parse(text).map_err(|what| anyhow!("{}, byte {offset}: {what}", path.display()))?);
+    }
+    Ok(())
+}
+
 /// Reads the first `count` records that are `wanted`, and no further lines.
 pub fn read_first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     let mut found = Vec::new();

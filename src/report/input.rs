@@ -26,6 +26,12 @@ pub struct ReportInput<'a> {
     pub provenance: Vec<(String, String)>,
     /// Notes about the report as a whole.
     pub notes: Vec<String>,
+    /// The axes whose values are mixes of sources.
+    pub mixtures: Vec<MixtureAxis>,
+    /// The details of every stage, in the order of the graph.
+    pub stages: Vec<StageDetails>,
+    /// Most bytes of the page that its answers and their images take. 0: the report has no answers.
+    pub answer_bytes: usize,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
     pub images: Images<'a>,
 }
@@ -121,6 +127,48 @@ pub struct GraphNode {
     pub state: NodeState,
     /// Names of the instances whose outputs it reads.
     pub reads: Vec<String>,
+}
+
+/// An axis whose values are mixes of sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixtureAxis {
+    pub axis: String,
+    /// The names of the sources.
+    pub parts: Vec<String>,
+    /// Label of the value to the share of each source.
+    pub shares: Vec<(String, Vec<f64>)>,
+}
+
+/// What the page shows of one stage. Long lists and texts end with the number of what was left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StageDetails {
+    pub stage: String,
+    pub kind: String,
+    /// Number of instances, and of those whose result is up to date.
+    pub instances: usize,
+    pub done: usize,
+    /// The sum over the instances that are done.
+    pub seconds: f64,
+    /// Keys of the config that have the same value in all instances.
+    pub config: Vec<(String, String)>,
+    /// Key of the config to the stage, file or variable that it names.
+    pub inputs: Vec<(String, String)>,
+    /// The first instances.
+    pub shown: Vec<InstanceFacts>,
+}
+
+/// What the page shows of one instance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InstanceFacts {
+    pub instance: String,
+    /// None if it has not run.
+    pub seconds: Option<f64>,
+    /// Keys of the config whose values differ between the instances of the stage.
+    pub config: Vec<(String, String)>,
+    /// Facts that the stage reported, such as tokens, requests and costs.
+    pub summary: Vec<(String, String)>,
+    /// The last lines of its log.
+    pub log: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,10 +1,13 @@
 //! Reports: statistics over item scores, tables, contrasts, curves and pages. A report runs no stage.
 
+pub mod html;
 pub mod input;
 pub mod mixture;
 pub mod statistics;
+pub mod sweeps;
 pub mod table;
 
+mod answers;
 pub mod budget;
 mod budget_table;
 pub mod comparison;
@@ -15,7 +18,6 @@ mod csv;
 mod detail_tables;
 mod disagreements;
 mod estimates;
-mod html;
 mod latex;
 mod layout;
 mod load;
@@ -26,9 +28,12 @@ pub mod results;
 mod score_matrix;
 mod scores;
 mod select;
+mod stage_details;
 mod tensorboard;
 mod terminal;
 mod text_table;
+mod thinking;
+mod thumbnails;
 mod token_credit;
 mod verdict;
 
@@ -38,11 +43,14 @@ mod tests;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use answers::Answers;
 pub use disagreements::Disagreement;
-use input::{Cost, Curve, GraphNode};
+use html::ServedPage;
+use input::{Cost, Curve, GraphNode, StageDetails};
 pub use input::{CreditedInstance, ReportInput};
 pub use load::{load_input, load_results};
 pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
+use sweeps::Sweep;
 pub use table::Table;
 pub use tensorboard::FILE as EVENT_FILE;
 pub use token_credit::CreditMap;
@@ -62,6 +70,14 @@ pub struct Report {
     pub costs: Vec<Cost>,
     pub provenance: Vec<(String, String)>,
     pub notes: Vec<String>,
+    /// The plots of each table.
+    #[serde(skip)]
+    pub sweeps: Vec<Vec<Sweep>>,
+    #[serde(skip)]
+    pub stages: Vec<StageDetails>,
+    /// None without answers, or without room for them.
+    #[serde(skip)]
+    pub answers: Option<Answers>,
 }
 
 /// Computes a report. Instances that have not run give empty cells and a note.
@@ -69,7 +85,7 @@ pub struct Report {
 /// Errors: a score outside [0, 1], an item that is scored twice, a baseline that overlaps with rows, or a `select` on
 /// items that the table reports.
 pub fn build(input: &ReportInput) -> Result<Report> {
-    let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
+    let (mut tables, mut disagreements, mut sweeps) = (Vec::new(), Vec::new(), Vec::new());
     let scores = scores::Scores::read(&input.evaluations)?;
     for spec in &input.specs {
         let context = || format!("report `{}`", spec.name);
@@ -85,8 +101,10 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         if !samples.is_empty() {
             disagreements.push((table.title.clone(), samples));
         }
+        sweeps.push(sweeps::sweeps(spec, &table, &layout, &input.mixtures));
         tables.push(table);
     }
+    let answers = answers::pack(&scores, &tables, &input.images, input.answer_bytes)?;
     Ok(Report {
         experiment: input.experiment.clone(),
         about: input.about.clone(),
@@ -98,6 +116,9 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         costs: input.costs.clone(),
         provenance: input.provenance.clone(),
         notes: input.notes.clone(),
+        sweeps,
+        stages: input.stages.clone(),
+        answers,
     })
 }
 
@@ -129,7 +150,13 @@ impl Report {
 
     /// One self-contained page.
     pub fn html(&self) -> String {
-        html::render(self)
+        html::render(self, None)
+    }
+
+    /// The page as a server sends it: with parts of the server, and without a content security policy of its own, which
+    /// the server sends as a header ([`html::policy_hashes`]).
+    pub fn served_html(&self, served: &ServedPage) -> String {
+        html::render(self, Some(served))
     }
 
     /// One line per cell and data set, with a column per axis.

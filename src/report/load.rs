@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
-    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput, ScoreSource,
-    TimeSpan, TrainingRun,
+    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, MixtureAxis, NodeState, ReportInput,
+    ScoreSource, StageDetails, TimeSpan, TrainingRun,
 };
 use super::results::ExperimentResults;
+use super::stage_details;
 use super::token_credit::{self, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
@@ -22,6 +23,9 @@ use ablate_data::records::CreditedItem;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, Lineage, ReportSpec, Upstream};
 use ablate_store::{Provenance, SlimRecord, StageRecord, Store};
+
+/// Most bytes of the page that its answers and their images take. The page then has less than 20 MB.
+const ANSWER_BYTES: usize = 13 << 20;
 
 /// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
 /// up-to-date result has no scores and no curve. A result counts as reused if the run `ran` did not make it.
@@ -109,6 +113,9 @@ pub fn load_input(
         costs: results.costs(),
         provenance: results.provenance(experiment),
         notes,
+        mixtures: mixtures(experiment),
+        stages: results.stages(),
+        answer_bytes: ANSWER_BYTES,
         images: Box::new(move |key| images.as_ref()?.encoded(key).ok()),
     })
 }
@@ -145,6 +152,16 @@ pub fn load_results(
         }
     }
     (ExperimentResults { experiment: experiment.name.clone(), evaluations }, missing)
+}
+
+/// The axes with `simplex`.
+fn mixtures(experiment: &Experiment) -> Vec<MixtureAxis> {
+    let axis = |(axis, labels): &(String, Vec<String>)| {
+        let simplex = experiment.simplexes.get(axis)?;
+        let shares = labels.iter().cloned().zip(simplex.shares.iter().cloned()).collect();
+        Some(MixtureAxis { axis: axis.clone(), parts: simplex.parts.clone(), shares })
+    };
+    experiment.axes.iter().filter_map(axis).collect()
 }
 
 /// The results of an experiment in the store.
@@ -213,6 +230,11 @@ impl Results<'_> {
             }
         };
         self.expansion.ids().map(node).collect()
+    }
+
+    fn stages(&self) -> Vec<StageDetails> {
+        let record = |id: InstanceId| self.store.record(self.record(id)?.fingerprint);
+        stage_details::load(self.expansion, self.store, record)
     }
 
     fn training(&self, id: InstanceId) -> TrainingRun {

@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
+use super::table::Estimate;
 use super::terminal::{pad_left, pad_right, strip_control};
 
 /// Most candidates of the grid. Its smallest step is 0.01.
@@ -46,6 +47,17 @@ pub struct MixturePoint {
     /// Standard error of the mean.
     #[serde(rename = "error")]
     pub standard_error: f64,
+}
+
+/// Half the width of a 95 % confidence interval, in standard errors.
+const HALF_INTERVAL: f64 = 1.96;
+
+impl MixturePoint {
+    /// The point of an estimate. Its standard error is that of a normal distribution with the same confidence interval.
+    pub fn measured(shares: Vec<f64>, estimate: &Estimate) -> MixturePoint {
+        let standard_error = (estimate.interval.high - estimate.interval.low) / (2.0 * HALF_INTERVAL);
+        MixturePoint { shares, mean: estimate.mean, standard_error }
+    }
 }
 
 /// A term of the polynomial.
@@ -97,7 +109,7 @@ impl Prediction {
 }
 
 /// A fitted model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MixtureFit {
     pub points: Vec<MixturePoint>,
     /// Whether the model has terms for blends of two sources.
@@ -342,7 +354,7 @@ fn render_prediction(text: &mut String, label: &str, head: &[String], one: &Pred
 }
 
 /// The inverse Gram matrix of the normal equations, `(X'X + ridge)^-1`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct InverseGram(Vec<Vec<f64>>);
 
 impl InverseGram {

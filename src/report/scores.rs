@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::input::{Evaluation, ScoreSource};
 use ablate_data::image_keys::ImageKeys;
 use ablate_data::jsonl;
-use ablate_data::records::{Failure, Overlap, Score};
+use ablate_data::records::{Failure, FinishReason, Overlap, Score};
 use ablate_experiment::Metric;
 
 /// The scores of all evaluations.
@@ -49,12 +49,13 @@ pub(super) struct ItemScore {
     /// None if the form of the response was not checked.
     pub(super) compliant: Option<bool>,
     pub(super) unreadable: bool,
+    pub(super) truncated: bool,
     /// Whether the response was compared with facts of the item.
     has_facts: bool,
     failure: Option<Failure>,
     pub(super) overlap: Option<Overlap>,
     /// Position of the texts: an index into a list, or a byte offset in a file.
-    position: u64,
+    pub(super) position: u64,
 }
 
 /// Gives numbers to data sets, items and questions while scores are read.
@@ -104,6 +105,20 @@ impl<'a> Scores<'a> {
         let read = match scores {
             Some(ScoreSource::Memory(scores)) => scores.get(score.position as usize).cloned().context("no such score"),
             Some(ScoreSource::File(path)) => jsonl::read_at(path, score.position),
+            None => Err(anyhow::anyhow!("it has not run")),
+        };
+        read.with_context(|| format!("cannot read the scores of `{instance}`"))
+    }
+
+    /// Calls `take` with the scores at some positions, in their order, with their texts.
+    pub(super) fn each_with_texts(&self, evaluation: usize, positions: &[u64], take: impl FnMut(Score)) -> Result<()> {
+        let Evaluation { instance, scores, .. } = self.evaluations[evaluation].evaluation;
+        let read = match scores {
+            Some(ScoreSource::Memory(scores)) => {
+                positions.iter().filter_map(|position| scores.get(*position as usize).cloned()).for_each(take);
+                Ok(())
+            }
+            Some(ScoreSource::File(path)) => jsonl::for_each_at(path, positions, take),
             None => Err(anyhow::anyhow!("it has not run")),
         };
         read.with_context(|| format!("cannot read the scores of `{instance}`"))
@@ -163,9 +178,11 @@ impl Interner {
             score,
             facts,
             failure,
+            finish,
             seen: overlap,
             ..
         } = score;
+        let truncated = finish == Some(FinishReason::Length);
         let dataset = self.by_dataset.get(&dataset).copied().unwrap_or_else(|| {
             self.datasets.push(dataset.clone());
             self.by_dataset.insert(dataset, self.datasets.len() - 1);
@@ -180,6 +197,6 @@ impl Interner {
             next
         });
         let has_facts = !facts.is_empty();
-        ItemScore { score, item, question, compliant, unreadable, has_facts, failure, overlap, position }
+        ItemScore { score, item, question, compliant, unreadable, truncated, has_facts, failure, overlap, position }
     }
 }

@@ -1,101 +1,131 @@
-//! Training curves as SVG, in the colors of the page.
+//! Training curves as SVG. The seeds of a point are averaged.
 
-use plotters::prelude::*;
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
+use super::escape::escape;
+use super::line_chart::{self, ChartLine, LineChart};
 use crate::input::Curve;
+use crate::statistics::series::mean;
 use ablate_data::records::CurveStep;
 
-/// One line of a plot.
-struct Line {
-    points: Vec<(f64, f64)>,
-}
-
-const SIZE: (u32, u32) = (520, 260);
 /// Most points of a line.
 const MAX_POINTS: usize = 400;
-/// Placeholder colors. [`recolor`] replaces them by variables of the page's style, which has a light and a dark scheme.
-const INK: RGBColor = RGBColor(1, 2, 3);
-const GRID: RGBColor = RGBColor(1, 2, 4);
-/// Number of colors in the page's palette, `--s0` to `--s5`.
-pub(super) const COLORS: usize = 6;
 
-/// The plots of one stage: name of the quantity and SVG. A quantity without two finite values has no plot.
-pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
-    let quantity = |name: &str, of: &dyn Fn(&CurveStep) -> Option<f64>| {
-        let line = |curve: &&Curve| {
-            let values = curve.points.iter().filter_map(|point| Some((point.step as f64, of(point)?)));
-            Line { points: downsample(&values.filter(|(_, y)| y.is_finite()).collect::<Vec<_>>()) }
-        };
-        let lines: Vec<Line> = curves.iter().map(line).collect();
-        plot(&lines).map(|svg| (name.to_string(), svg))
-    };
-    let all = [
-        quantity("loss", &|point| Some(point.loss)),
-        quantity("reward accuracy", &|point| point.reward_accuracy),
-        quantity("reward margin", &|point| point.reward_margin),
-    ];
-    all.into_iter().flatten().collect()
+/// The figures of all curves. Empty without a curve of two points.
+pub(super) fn render(curves: &[Curve]) -> String {
+    let mut stages: Vec<&str> = Vec::new();
+    for curve in curves {
+        if !stages.contains(&curve.stage.as_str()) {
+            stages.push(&curve.stage);
+        }
+    }
+    let mut figures = String::new();
+    for stage in stages {
+        let of_stage: Vec<&Curve> = curves.iter().filter(|curve| curve.stage == stage).collect();
+        for (quantity, of) in QUANTITIES {
+            figures.push_str(&render_quantity(stage, quantity, &by_point(stage, &of_stage), of));
+        }
+    }
+    if figures.is_empty() {
+        return figures;
+    }
+    format!(
+        "<p class=\"sub\">Thick lines: moving average over a twentieth of the steps, by a straight line where the window ends \
+         with the training. Thin lines: recorded values. Seeds of a point are averaged at each step, and the area goes from \
+         their lowest to their highest value.</p><div class=\"plots\">{figures}</div>"
+    )
 }
 
-/// Draws thin lines through the values and thick lines through their moving averages. None without a line of two
-/// points.
-fn plot(lines: &[Line]) -> Option<String> {
-    let all = || lines.iter().flat_map(|line| &line.points);
-    if !lines.iter().any(|line| line.points.len() > 1) {
-        return None;
-    }
-    let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
-        let low = all().map(of).fold(f64::INFINITY, f64::min);
-        let high = all().map(of).fold(f64::NEG_INFINITY, f64::max);
-        let margin = if high > low { 0.04 * (high - low) } else { 0.5 };
-        (low, high, margin)
-    };
-    let ((x0, x1, _), (y0, y1, margin)) = (range(&|point| point.0), range(&|point| point.1));
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
-            .margin(6)
-            .x_label_area_size(30)
-            .y_label_area_size(48)
-            .build_cartesian_2d(x0..x1.max(x0 + 1.0), y0 - margin..y1 + margin)
-            .ok()?;
-        let font = ("sans-serif", 12).into_font().color(&INK);
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(GRID)
-            .label_style(font)
-            .x_labels(6)
-            .y_labels(5)
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| number(*y, y1 - y0))
-            .draw()
-            .ok()?;
-        for (index, line) in lines.iter().enumerate() {
-            let color = RGBColor(1, 3, (index % COLORS) as u8);
-            let raw = LineSeries::new(line.points.iter().copied(), color.mix(0.28).stroke_width(1));
-            chart.draw_series(raw).ok()?;
+type Quantity = fn(&CurveStep) -> Option<f64>;
+
+const QUANTITIES: [(&str, Quantity); 3] = [
+    ("loss", |point| Some(point.loss)),
+    ("reward accuracy", |point| point.reward_accuracy),
+    ("reward margin", |point| point.reward_margin),
+];
+
+/// The curves of each point without its seed, in order of appearance.
+fn by_point<'c>(stage: &str, curves: &[&'c Curve]) -> Vec<(String, Vec<&'c Curve>)> {
+    let mut points: Vec<(String, Vec<&Curve>)> = Vec::new();
+    for curve in curves {
+        let pairs = curve.point.iter().filter(|(axis, _)| *axis != "seed");
+        let pairs: Vec<String> = pairs.map(|(axis, label)| format!("{axis}={label}")).collect();
+        let name = if pairs.is_empty() { stage.to_string() } else { pairs.join(",") };
+        match points.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, seeds)) => seeds.push(curve),
+            None => points.push((name, vec![curve])),
         }
-        for (index, line) in lines.iter().enumerate() {
-            let color = RGBColor(1, 3, (index % COLORS) as u8);
-            chart.draw_series(LineSeries::new(moving_average(&line.points), color.stroke_width(2))).ok()?;
-        }
-        area.present().ok()?;
     }
-    Some(recolor(&svg))
+    points
 }
 
-/// The centered moving average. The window is a twentieth of the line, and smaller near the ends.
-fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let average = |index: usize| {
-        let half = (points.len() / 40).min(index).min(points.len() - 1 - index);
-        let window = &points[index - half..=index + half];
-        (points[index].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
+fn render_quantity(stage: &str, quantity: &str, points: &[(String, Vec<&Curve>)], of: Quantity) -> String {
+    let lines: Vec<ChartLine> = points
+        .iter()
+        .map(|(label, seeds)| {
+            let values =
+                seeds.iter().map(|curve| curve.points.iter().filter_map(|point| Some((point.step, of(point)?))));
+            average_seeds(label, values.map(Iterator::collect).collect())
+        })
+        .filter(|line| line.main.len() > 1)
+        .collect();
+    let parts = lines.len().div_ceil(line_chart::MAX_LINES);
+    let mut figures = String::new();
+    for (part, lines) in (1..).zip(lines.chunks(line_chart::MAX_LINES)) {
+        let part = if parts > 1 { format!(", part {part} of {parts}") } else { String::new() };
+        figures.push_str(&figure(&format!("{stage}: {quantity} by step{part}"), lines.to_vec()).unwrap_or_default());
+    }
+    figures
+}
+
+/// A figure with a legend. None without a line of two points.
+pub(super) fn figure(title: &str, lines: Vec<ChartLine>) -> Option<String> {
+    let chart = LineChart { name: title.to_string(), x_name: "step", lines, ..LineChart::default() };
+    let svg = chart.svg()?;
+    let legend = line_chart::legend(chart.lines.iter().map(|line| line.label.as_str()));
+    let mut figure = String::new();
+    _ = write!(figure, "<figure><figcaption><b>{}</b></figcaption>{svg}{legend}</figure>", escape(title));
+    Some(figure)
+}
+
+/// The line of one point: the mean of the seeds that have a value at a step, and the range of several seeds.
+fn average_seeds(label: &str, seeds: Vec<Vec<(u64, f64)>>) -> ChartLine {
+    let several = seeds.iter().filter(|seed| !seed.is_empty()).count() > 1;
+    let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (step, value) in seeds.into_iter().flatten().filter(|(_, value)| value.is_finite()) {
+        by_step.entry(step).or_default().push(value);
+    }
+    let steps: Vec<(f64, Vec<f64>)> = by_step.into_iter().map(|(step, values)| (step as f64, values)).collect();
+    let line = |of: &dyn Fn(&[f64]) -> f64| -> Vec<(f64, f64)> {
+        downsample(&steps.iter().map(|(step, values)| (*step, of(values))).collect::<Vec<_>>())
     };
-    (0..points.len()).map(average).collect()
+    let thin = line(&|values| mean(values.iter().copied()).unwrap_or_default());
+    let mut intervals = Vec::new();
+    if several {
+        let low = moving_average(&line(&|values| values.iter().copied().fold(f64::INFINITY, f64::min)));
+        let high = moving_average(&line(&|values| values.iter().copied().fold(f64::NEG_INFINITY, f64::max)));
+        intervals = low.iter().zip(&high).map(|(low, high)| (low.0, low.1, high.1)).collect();
+    }
+    ChartLine { label: label.to_string(), main: moving_average(&thin), thin, intervals, ..ChartLine::default() }
+}
+
+/// The moving average over a twentieth of the line. Where the window ends with the line, it is the straight line of least
+/// squares through the window: a mean would lag behind a rising or falling curve. In the middle of evenly spaced points
+/// both are equal.
+pub(super) fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let half = points.len() / 40;
+    let fit = |index: usize| {
+        let window = &points[index.saturating_sub(half)..(index + half + 1).min(points.len())];
+        let count = window.len() as f64;
+        let (x, y) = window.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0 / count, sum.1 + point.1 / count));
+        let (products, squares) = window.iter().fold((0.0, 0.0), |sum, point| {
+            (sum.0 + (point.0 - x) * (point.1 - y), sum.1 + (point.0 - x) * (point.0 - x))
+        });
+        let slope = if squares > 0.0 { products / squares } else { 0.0 };
+        (points[index].0, y + slope * (points[index].0 - x))
+    };
+    (0..points.len()).map(fit).collect()
 }
 
 /// At most [`MAX_POINTS`] points, each the mean of a group of neighbors.
@@ -108,32 +138,13 @@ fn downsample(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(size).map(mean).collect()
 }
 
-fn number(value: f64, spread: f64) -> String {
-    match spread {
-        spread if spread < 0.05 => format!("{value:.3}"),
-        spread if spread < 5.0 => format!("{value:.2}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// Replaces the placeholder colors, and the fixed size by a class.
-fn recolor(svg: &str) -> String {
-    let mut text = svg.replace("#010203", "var(--muted)").replace("#010204", "var(--rule)");
-    for index in 0..COLORS {
-        text = text.replace(&format!("#01030{index}"), &format!("var(--s{index})"));
-    }
-    text.replacen(&format!("width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1), "class=\"plot\"", 1)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::input::TimeSpan;
 
-    fn curve(losses: &[f64]) -> Curve {
-        let point = |(index, loss): (usize, &f64)| CurveStep {
+    fn curve(point: &[(&str, &str)], losses: &[f64]) -> Curve {
+        let step = |(index, loss): (usize, &f64)| CurveStep {
             step: index as u64 + 1,
             loss: *loss,
             learning_rate: Some(1e-3),
@@ -142,33 +153,65 @@ mod tests {
             reward_accuracy: None,
             reward_margin: None,
         };
-        let points = losses.iter().enumerate().map(point).collect();
-        Curve { instance: "sft".into(), stage: "sft".into(), point: BTreeMap::new(), points, time: TimeSpan::default() }
+        let point = point.iter().map(|(axis, label)| ((*axis).to_string(), (*label).to_string())).collect();
+        Curve {
+            instance: "sft".into(),
+            stage: "sft".into(),
+            point,
+            points: losses.iter().enumerate().map(step).collect(),
+            time: TimeSpan::default(),
+        }
     }
 
     #[test]
     fn plots_use_the_colors_of_the_page() {
-        let plots = plots(&[&curve(&[3.0, 2.0, 1.5, 1.4])]);
-        assert_eq!(plots.len(), 1);
-        let svg = &plots[0].1;
-        assert!(svg.contains("stroke=\"var(--s0)\"") && svg.contains("var(--muted)"), "{svg}");
-        assert!(!svg.contains("#01") && !svg.contains("width=\"520\""), "{svg}");
+        let html = render(&[curve(&[], &[3.0, 2.0, 1.5, 1.4])]);
+        assert_eq!(html.matches("<figure>").count(), 1);
+        assert!(html.contains("class=\"line s0 d0\"") && html.contains("var(--muted)"), "{html}");
     }
 
     #[test]
     fn curves_without_two_points_have_no_plot() {
-        assert!(plots(&[&curve(&[])]).is_empty());
-        assert!(plots(&[&curve(&[1.0])]).is_empty());
-        assert!(plots(&[&curve(&[f64::NAN, f64::INFINITY, 1.0])]).is_empty());
-        assert_eq!(plots(&[&curve(&[1.0, 1.0])]).len(), 1);
+        assert!(render(&[curve(&[], &[])]).is_empty());
+        assert!(render(&[curve(&[], &[1.0])]).is_empty());
+        assert!(render(&[curve(&[], &[f64::NAN, f64::INFINITY, 1.0])]).is_empty());
+        assert!(!render(&[curve(&[], &[1.0, 1.0])]).is_empty());
     }
 
     #[test]
-    fn the_moving_average_does_not_lag() {
+    fn seeds_of_a_point_share_a_line() {
+        let curves = [
+            curve(&[("lr", "1"), ("seed", "0")], &[3.0, 2.0]),
+            curve(&[("lr", "1"), ("seed", "1")], &[5.0, 4.0, 1.0]),
+            curve(&[("lr", "2"), ("seed", "0")], &[2.0, 2.0]),
+        ];
+        let html = render(&curves);
+        assert_eq!((html.matches("class=\"line ").count(), html.matches("class=\"band ").count()), (2, 1));
+        assert!(html.contains("data-name=\"lr=1\"") && html.contains("data-name=\"lr=2\""), "{html}");
+        let line = average_seeds("a", vec![vec![(1, 3.0), (2, 2.0)], vec![(1, 5.0), (2, 4.0), (3, 1.0)]]);
+        assert_eq!(line.main, [(1.0, 4.0), (2.0, 3.0), (3.0, 1.0)]);
+        assert_eq!(line.intervals, [(1.0, 3.0, 5.0), (2.0, 2.0, 4.0), (3.0, 1.0, 1.0)]);
+    }
+
+    #[test]
+    fn more_lines_than_styles_are_several_plots() {
+        let label = |index: usize| index.to_string();
+        let labels: Vec<String> = (0..=line_chart::MAX_LINES).map(label).collect();
+        let curves: Vec<Curve> = labels.iter().map(|label| curve(&[("lr", label)], &[2.0, 1.0])).collect();
+        let html = render(&curves);
+        assert_eq!(html.matches("<figure>").count(), 2);
+        assert!(html.contains("part 2 of 2"), "{html}");
+    }
+
+    #[test]
+    fn the_moving_average_neither_lags_nor_bends() {
         let straight: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), f64::from(i))).collect();
         assert!(moving_average(&straight).iter().all(|(x, y)| (x - y).abs() < 1e-9));
         // A window of 5 points on either side: at the step itself 5 of 11 points are still high.
         let step: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), if i < 100 { 2.0 } else { 1.0 })).collect();
         assert!((moving_average(&step)[100].1 - (5.0 * 2.0 + 6.0) / 11.0).abs() < 1e-12);
+        // The last value averages its window, too: it is not the last recorded value.
+        let noisy: Vec<(f64, f64)> = (0..400).map(|i| (f64::from(i), if i % 2 == 0 { 1.0 } else { -1.0 })).collect();
+        assert!(moving_average(&noisy).iter().all(|(_, y)| y.abs() < 0.4));
     }
 }

@@ -1,7 +1,7 @@
 //! Escapes text for HTML. All text from users and data passes through [`escape`].
 
 /// Escapes a text for an element or a quoted attribute.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::escape::escape;
+use super::stages;
 use crate::input::{GraphNode, NodeState};
 
 const BOX: (f64, f64) = (118.0, 42.0);
@@ -190,8 +191,8 @@ impl Drawing {
         let (width, height) = (last as f64 * LAYER + BOX.0 + 8.0, bottom - top);
         let x = |node: &Node| node.layer as f64 * LAYER + 4.0;
         let mut text = format!(
-            "<svg class=\"graph\" viewBox=\"0 0 {width:.0} {height:.0}\" style=\"max-width:{width:.0}px;min-width:{:.0}px\" role=\"img\" aria-label=\"graph of the stages\">",
-            width * 0.7
+            "<svg class=\"graph w{}\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"group\" aria-label=\"stages\">",
+            width_class(width)
         );
         for &(from, to) in &self.segments {
             let (from, to) = (&self.nodes[from], &self.nodes[to]);
@@ -204,7 +205,7 @@ impl Drawing {
             );
         }
         for node in &self.nodes {
-            let Some(stage) = node.stage.map(|stage| &self.stages[stage]) else { continue };
+            let Some((number, stage)) = node.stage.map(|number| (number, &self.stages[number])) else { continue };
             let (left, upper) = (x(node), node.y - top - BOX.1 / 2.0);
             let class = if stage.done == stage.instances { "node" } else { "node open" };
             let count = match (stage.done, stage.instances) {
@@ -215,8 +216,9 @@ impl Drawing {
             let title = format!("{}: {} of {} instances done", stage.name, stage.done, stage.instances);
             _ = write!(
                 text,
-                "<g class=\"{class}\"><title>{}</title><rect x=\"{left:.1}\" y=\"{upper:.1}\" width=\"{}\" height=\"{}\" rx=\"6\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\">{}</text><text class=\"sub\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>",
+                "<a class=\"{class}\" href=\"#{}\"><title>{}</title><rect x=\"{left:.1}\" y=\"{upper:.1}\" width=\"{}\" height=\"{}\" rx=\"6\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\">{}</text><text class=\"sub\" x=\"{:.1}\" y=\"{:.1}\">{}</text></a>",
+                stages::id(number),
                 escape(&title),
                 BOX.0,
                 BOX.1,
@@ -231,6 +233,12 @@ impl Drawing {
         text.push_str("</svg>");
         text
     }
+}
+
+/// The class that keeps the text of a wide graph legible: a number of steps of 10 rem, `w0` to `w30`, below which the page
+/// does not shrink the graph.
+fn width_class(width: f64) -> usize {
+    ((0.7 * width / 160.0) as usize).min(30)
 }
 
 fn truncate(text: &str, length: usize) -> String {

@@ -1,37 +1,73 @@
-//! Renders a report as one self-contained HTML page, without scripts and without requests.
+//! Renders a report as one self-contained HTML page without requests.
+//!
+//! Tables and plots are HTML and SVG that need no script. The page's script sorts tables, zooms the graph, reads values
+//! off plots, and shows the answers.
 
+mod answers;
 mod curves;
+mod document;
 mod escape;
 mod graph;
+mod line_chart;
 mod responses;
+mod stages;
+mod sweeps;
 mod tables;
+mod ternary;
 mod token_credit;
 
 use std::fmt::Write;
 
-use escape::{capital, code, escape};
+pub use document::{PolicyHashes, document, policy_hashes};
+pub use escape::escape;
+
+use document::Delivery;
+use escape::{capital, code};
+use line_chart::ChartLine;
 
 use super::Report;
 use super::detail_tables;
-use super::input::Curve;
+use super::sweeps::Sweep;
 use super::table::Table;
 use super::text_table;
 
-/// The content security policy: the page can load its own style and data URLs only.
-const POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
+/// The parts of a page that a server adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServedPage<'a> {
+    /// HTML before the first section.
+    pub top: &'a str,
+    /// Addresses of scripts of the server.
+    pub scripts: &'a [&'a str],
+}
 
-pub(super) fn render(report: &Report) -> String {
+/// A line of [`line_plot`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlotLine {
+    pub name: String,
+    /// Step and value, by increasing step.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Values by step as a figure with a legend, as the training curves are drawn. Of more lines than a plot can tell apart,
+/// the first are drawn, and the title says so. None without a line of two finite points.
+pub fn line_plot(title: &str, lines: &[PlotLine]) -> Option<String> {
+    let line = |line: &PlotLine| {
+        let finite = |point: &&(f64, f64)| point.0.is_finite() && point.1.is_finite();
+        let thin: Vec<(f64, f64)> = line.points.iter().filter(finite).copied().collect();
+        ChartLine { label: line.name.clone(), main: curves::moving_average(&thin), thin, ..ChartLine::default() }
+    };
+    let lines: Vec<ChartLine> = lines.iter().map(line).filter(|line| line.main.len() > 1).collect();
+    let shown = lines.len().min(line_chart::MAX_LINES);
+    let part =
+        if shown < lines.len() { format!(", the first {shown} of {} lines", lines.len()) } else { String::new() };
+    curves::figure(&format!("{title}{part}"), lines.into_iter().take(shown).collect())
+}
+
+/// The page as a file, or as a server sends it.
+pub(super) fn render(report: &Report, served: Option<&ServedPage>) -> String {
     let sections = sections(report);
-    let mut text = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<a class=\"skip\" href=\"#main\">to the results</a>\n\
-         <header><h1>{title}</h1>",
-        include_str!("page.css"),
-        title = escape(&report.experiment),
-    );
+    let mut text =
+        format!("<a class=\"skip\" href=\"#main\">to the results</a>\n<header><h1>{}</h1>", escape(&report.experiment));
     if !report.about.is_empty() {
         _ = write!(text, "<p class=\"about\">{}</p>", escape(&report.about));
     }
@@ -40,6 +76,7 @@ pub(super) fn render(report: &Report) -> String {
         _ = write!(text, "<li><a href=\"#{}\">{}</a></li>", section.id, escape(&section.title));
     }
     text.push_str("</ul></nav></header>\n<main id=\"main\">\n");
+    text.push_str(served.map_or("", |served| served.top));
     for section in &sections {
         _ = writeln!(
             text,
@@ -57,8 +94,9 @@ pub(super) fn render(report: &Report) -> String {
         }
         text.push_str("</dl>");
     }
-    text.push_str("</footer>\n</body>\n</html>\n");
-    text
+    text.push_str("</footer>\n");
+    let delivery = served.map_or(Delivery::File, |served| Delivery::Server(served.scripts));
+    document::frame(&report.experiment, &text, &delivery)
 }
 
 struct Section {
@@ -76,23 +114,27 @@ fn sections(report: &Report) -> Vec<Section> {
         }
     };
     for (number, table) in report.tables.iter().enumerate() {
-        add(format!("table-{number}"), &table.title, table_body(table));
+        let plots = report.sweeps.get(number).map_or(&[][..], Vec::as_slice);
+        add(format!("table-{number}"), &table.title, table_body(table, plots));
     }
     add("notes".into(), "Notes", list(&report.notes));
-    add("curves".into(), "Training", curves_body(&report.curves));
+    add("curves".into(), "Training", curves::render(&report.curves));
     for (number, (title, groups)) in report.disagreements.iter().enumerate() {
         let name = if report.disagreements.len() > 1 { format!("Responses: {title}") } else { "Responses".into() };
         let groups = groups.iter().enumerate().map(|(index, group)| responses::render(group, index == 0));
         let about = "<p class=\"sub\">An evenly spaced sample of the items on which two cells disagree.</p>";
         add(format!("responses-{number}"), &name, format!("{about}{}", groups.collect::<String>()));
     }
+    add("answers".into(), "Answers", answers::render(report.answers.as_ref()));
     add("credits".into(), "Token credit", token_credit::render(&report.credits));
     let graph = graph::svg(&report.graph);
     if !graph.is_empty() {
-        let about =
-            "<p class=\"sub\">One box per stage with its number of instances. Dashed: some instances have not run.</p>";
-        let scroll = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
-        add("pipeline".into(), "Pipeline", format!("{about}{scroll}{graph}</div>"));
+        let about = "<p class=\"sub\">One box per stage with its number of instances. Dashed: some instances have not run. A box \
+                     leads to the config, inputs, costs and log of its stage.</p>";
+        let view =
+            "<div class=\"scroll graph-view\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
+        let stages = stages::render(&report.stages);
+        add("pipeline".into(), "Pipeline", format!("{about}{view}{graph}</div><div class=\"stages\">{stages}</div>"));
     }
     if !report.costs.is_empty() {
         add("cost".into(), "Cost", tables::render_costs(&report.costs));
@@ -100,7 +142,7 @@ fn sections(report: &Report) -> Vec<Section> {
     sections
 }
 
-fn table_body(table: &Table) -> String {
+fn table_body(table: &Table, plots: &[Sweep]) -> String {
     let mut text = format!(
         "<p class=\"sub\"><code>{}</code>, {}</p>",
         escape(&table.stage),
@@ -113,6 +155,7 @@ fn table_body(table: &Table) -> String {
         escape(&capital(&table.metric.to_string())),
         tables::render_table(&text_table::main(table), false, mean)
     );
+    text.push_str(&sweeps::render(plots, &capital(&table.metric.to_string())));
     if !table.contrasts.is_empty() {
         _ = write!(text, "<h3>Contrasts</h3>{}", tables::render_contrasts(table));
     }
@@ -121,39 +164,6 @@ fn table_body(table: &Table) -> String {
     }
     text.push_str(&list(&table.notes));
     text
-}
-
-fn curves_body(curves: &[Curve]) -> String {
-    let mut stages: Vec<&str> = Vec::new();
-    for curve in curves {
-        if !stages.contains(&curve.stage.as_str()) {
-            stages.push(&curve.stage);
-        }
-    }
-    let mut text = String::new();
-    for stage in stages {
-        let of_stage: Vec<&Curve> = curves.iter().filter(|curve| curve.stage == stage).collect();
-        let mut keys = String::new();
-        for (index, curve) in of_stage.iter().enumerate() {
-            let pairs: Vec<String> = curve.point.iter().map(|(axis, label)| format!("{axis}={label}")).collect();
-            let name = if pairs.is_empty() { stage.to_string() } else { pairs.join(",") };
-            _ = write!(keys, "<li class=\"k{}\">{}</li>", index % curves::COLORS, escape(&name));
-        }
-        for (quantity, svg) in curves::plots(&of_stage) {
-            _ = write!(
-                text,
-                "<figure><figcaption><b>{}</b> {quantity} by step</figcaption>{svg}<ul class=\"keys\">{keys}</ul></figure>",
-                escape(stage)
-            );
-        }
-    }
-    if text.is_empty() {
-        text
-    } else {
-        format!(
-            "<p class=\"sub\">Thin lines: recorded values. Thick lines: moving average.</p><div class=\"plots\">{text}</div>"
-        )
-    }
 }
 
 fn list(lines: &[String]) -> String {
@@ -165,4 +175,21 @@ fn list(lines: &[String]) -> String {
         _ = write!(text, "<li>{}</li>", code(&capital(line)));
     }
     text + "</ul>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_plot_leaves_out_what_it_cannot_draw() {
+        let line = |name: &str, points: &[(f64, f64)]| PlotLine { name: name.to_string(), points: points.to_vec() };
+        let figure =
+            line_plot("loss", &[line("a", &[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), line("b", &[(1.0, 1.0)])]);
+        let figure = figure.unwrap();
+        assert!(figure.contains("data-name=\"a\"") && !figure.contains("data-name=\"b\"") && !figure.contains("NaN"));
+        assert_eq!(line_plot("loss", &[line("a", &[(1.0, f64::INFINITY), (2.0, 1.0)])]), None);
+        let many: Vec<PlotLine> = (0..40).map(|number| line(&number.to_string(), &[(1.0, 2.0), (2.0, 1.0)])).collect();
+        assert!(line_plot("loss", &many).unwrap().contains("the first 32 of 40 lines"));
+    }
 }

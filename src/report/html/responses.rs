@@ -5,6 +5,11 @@ use std::fmt::Write;
 use super::escape::{escape, image_url};
 use crate::disagreements::{Disagreement, RIGHT, Response, Sample};
 use crate::text_table;
+use crate::thinking;
+use crate::thumbnails::thumbnail;
+
+/// Longest side of an image in pixels.
+const SIDE: u32 = 352;
 
 /// A disagreement, unfolded if `open`.
 pub(super) fn render(group: &Disagreement, open: bool) -> String {
@@ -53,16 +58,17 @@ pub(super) fn article(
     gold: &[String],
     body: &str,
 ) -> String {
-    let urls: Vec<String> = images.iter().filter_map(|image| image_url(image)).collect();
+    let urls: Vec<String> = images.iter().filter_map(|image| image_url(&thumbnail(image, SIDE)?)).collect();
     let image = |url: &String| format!("<img alt=\"image of {}\" src=\"{url}\">", escape(id));
     let image = match &urls[..] {
-        [] => "<div class=\"none\"></div>".to_string(),
+        [] => String::new(),
         [url] => image(url),
         urls => format!("<div class=\"images\">{}</div>", urls.iter().map(image).collect::<String>()),
     };
     let gold: Vec<String> = gold.iter().map(|gold| format!("<code>{}</code>", escape(gold))).collect();
     format!(
-        "<article class=\"sample\">{image}<div><p class=\"question\">{}</p><p class=\"sub\">gold {} · {} · {}</p>{body}</div></article>",
+        "<article class=\"{}\">{image}<div><p class=\"question\" dir=\"auto\">{}</p><p class=\"sub\">gold {} · {} · {}</p>{body}</div></article>",
+        if urls.is_empty() { "sample plain" } else { "sample" },
         escape(prompt),
         gold.join(" or "),
         escape(dataset),
@@ -86,15 +92,32 @@ fn render_response(response: &Response) -> String {
     } else if response.compliant == Some(false) {
         remarks.push("not in the prompt's format".to_string());
     }
-    let empty = if response.text.trim().is_empty() { "(empty response)" } else { "" };
-    let text = escape(&response.text) + empty;
-    self::response(&response.label, &format!("<span class=\"{class}\">{mark}</span>"), &text, &remarks)
+    let (thinking, text) = thinking::split(&response.text);
+    let text = if text.trim().is_empty() { "(empty response)".to_string() } else { escape(text) };
+    self::response(
+        &response.label,
+        &format!("<span class=\"{class}\">{mark}</span>"),
+        &folded(thinking),
+        &text,
+        &remarks,
+    )
 }
 
-/// A response. `mark`, `text` and `remarks` are HTML.
-pub(super) fn response(label: &str, mark: &str, text: &str, remarks: &[String]) -> String {
+/// Folded thinking. Empty without any.
+fn folded(thinking: &str) -> String {
+    if thinking.is_empty() {
+        return String::new();
+    }
     format!(
-        "<section class=\"response\" style=\"margin:0\"><header><span>{}</span>{mark}</header><pre tabindex=\"0\">{text}</pre><p>{}</p></section>",
+        "<details class=\"thinking\"><summary>thinking</summary><pre tabindex=\"0\" dir=\"auto\">{}</pre></details>",
+        escape(thinking)
+    )
+}
+
+/// A response. `mark`, `thinking`, `text` and `remarks` are HTML.
+pub(super) fn response(label: &str, mark: &str, thinking: &str, text: &str, remarks: &[String]) -> String {
+    format!(
+        "<section class=\"response\"><header><span>{}</span>{mark}</header>{thinking}<pre tabindex=\"0\" dir=\"auto\">{text}</pre><p>{}</p></section>",
         escape(label),
         remarks.join(" · ")
     )

@@ -11,9 +11,9 @@ use crate::text_table::{self, TextColumn, TextTable, Trend};
 pub(super) fn render_table(table: &TextTable, dense: bool, mean: bool) -> String {
     let last = |column: usize| if mean && column + 1 == table.columns.len() { " last" } else { "" };
     let mut text = format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table{}><thead><tr><th scope=\"col\">{}</th>",
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"{}\"><thead><tr><th scope=\"col\">{}</th>",
         escape(&table.caption),
-        if dense { " class=\"dense\"" } else { "" },
+        if dense { "sortable dense" } else { "sortable" },
         escape(&table.corner)
     );
     for (column, TextColumn { label, items }) in table.columns.iter().enumerate() {
@@ -52,9 +52,9 @@ pub(super) fn render_table(table: &TextTable, dense: bool, mean: bool) -> String
 pub(super) fn render_contrasts(table: &Table) -> String {
     let differences = || table.contrasts.iter().filter_map(|contrast| contrast.difference.as_ref());
     let ends = differences().flat_map(|one| [one.estimate.interval.low.abs(), one.estimate.interval.high.abs()]);
-    let scale = ends.fold(0.0, f64::max).max(1e-3);
+    let scale = nice_end(ends.fold(0.0, f64::max));
     let mut text = String::from(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"contrasts\"><table class=\"contrasts\"><thead><tr>\
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"contrasts\"><table class=\"contrasts sortable\"><thead><tr>\
          <th scope=\"col\">contrast</th><th scope=\"col\" class=\"num\">points</th><th scope=\"col\">95 % confidence interval</th>\
          <th scope=\"col\" class=\"num\">p</th><th scope=\"col\" class=\"num\">gained / lost</th>\
          <th scope=\"col\">verdict</th></tr></thead><tbody>",
@@ -62,7 +62,15 @@ pub(super) fn render_contrasts(table: &Table) -> String {
     for contrast in &table.contrasts {
         text.push_str(&render_contrast(contrast, scale));
     }
-    text.push_str("</tbody></table></div>");
+    text.push_str("</tbody>");
+    if differences().next().is_some() {
+        _ = write!(
+            text,
+            "<tfoot class=\"axis\"><tr><td colspan=\"2\"></td><td>{}</td><td colspan=\"3\"></td></tr></tfoot>",
+            forest_axis(scale)
+        );
+    }
+    text.push_str("</table></div>");
     let Some(correction) = text_table::contrast_correction(&table.contrasts) else { return text };
     let mut methods: Vec<String> = differences().map(|one| one.test.method.to_string()).collect();
     methods.dedup();
@@ -110,13 +118,36 @@ fn render_contrast(contrast: &ContrastResult, scale: f64) -> String {
     text
 }
 
+/// The smallest of 1, 2, 2.5 and 5 times a power of ten that is not below a value.
+fn nice_end(value: f64) -> f64 {
+    let power = 10f64.powf(value.max(1e-3).log10().floor());
+    [1.0, 2.0, 2.5, 5.0].into_iter().map(|factor| factor * power).find(|end| *end >= value).unwrap_or(10.0 * power)
+}
+
+/// The axis of the forest plots, in percentage points.
+fn forest_axis(scale: f64) -> String {
+    let mut text = String::from(
+        "<svg class=\"forest\" viewBox=\"0 0 200 28\" role=\"img\" aria-label=\"scale in percentage points\">",
+    );
+    for (x, share) in [(4.0, -1.0), (52.0, -0.5), (100.0, 0.0), (148.0, 0.5), (196.0, 1.0)] {
+        let value = 100.0 * scale * share;
+        let label = if scale < 0.02 { format!("{value:+.2}") } else { format!("{value:+}") };
+        let label = if share == 0.0 { "0".to_string() } else { label.replace('-', "−") };
+        _ = write!(
+            text,
+            "<path class=\"zero\" d=\"M{x} 0v6\"/><text x=\"{x}\" y=\"20\" text-anchor=\"middle\">{label}</text>"
+        );
+    }
+    text + "</svg>"
+}
+
 /// The confidence interval as a line with a dot at the mean. Zero is in the middle.
 fn forest_plot(difference: &Difference, scale: f64) -> String {
     let x = |value: f64| 100.0 + 96.0 * (value / scale).clamp(-1.0, 1.0);
     let (low, high) = (difference.estimate.interval.low, difference.estimate.interval.high);
     format!(
         "<svg class=\"forest\" viewBox=\"0 0 200 28\" aria-hidden=\"true\">\
-         <line class=\"zero\" x1=\"100\" x2=\"100\" y1=\"-10\" y2=\"38\"/>\
+         <path class=\"half\" d=\"M4 -10V38M52 -10V38M148 -10V38M196 -10V38\"/><line class=\"zero\" x1=\"100\" x2=\"100\" y1=\"-10\" y2=\"38\"/>\
          <line class=\"range\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"14\" y2=\"14\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"4.5\"/></svg>",
         x(low),
         x(high),
@@ -133,7 +164,7 @@ pub(super) fn render_costs(costs: &[Cost]) -> String {
         }
     }
     let mut text = String::from(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"cost\"><table class=\"dense\"><thead><tr><th scope=\"col\">stage</th>\
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"cost\"><table class=\"dense sortable\"><thead><tr><th scope=\"col\">stage</th>\
          <th scope=\"col\">kind</th><th scope=\"col\" class=\"num\">instances</th><th scope=\"col\" class=\"num\">reused</th>\
          <th scope=\"col\" class=\"num\">seconds</th><th scope=\"col\" class=\"num\">tokens</th>\
          <th scope=\"col\" class=\"num\">FLOP</th><th scope=\"col\">device</th></tr></thead><tbody>",
@@ -142,8 +173,9 @@ pub(super) fn render_costs(costs: &[Cost]) -> String {
         let of_stage: Vec<&Cost> = costs.iter().filter(|cost| cost.stage == stage).collect();
         text.push_str(&cost_row(stage, kind, &of_stage));
     }
+    text.push_str("</tbody><tfoot>");
     text.push_str(&cost_row("total", "", &costs.iter().collect::<Vec<_>>()));
-    text.push_str("</tbody></table></div>");
+    text.push_str("</tfoot></table></div>");
     let reused: Vec<&Cost> = costs.iter().filter(|cost| cost.reused).collect();
     if !reused.is_empty() {
         let saved: f64 = reused.iter().map(|cost| cost.seconds).sum();

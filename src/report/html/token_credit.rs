@@ -8,8 +8,8 @@ use crate::token_credit::{CreditMap, CreditedPair};
 use ablate_data::records::CreditedResponse;
 use ablate_data::token_credit::lowest;
 
-/// Opacity in percent of the token with the largest absolute log-ratio of a question.
-const MAX_OPACITY: f32 = 70.0;
+/// The strongest color, class `c14`: that of the token with the largest absolute log-ratio of a question.
+const STRONGEST: f32 = 14.0;
 
 pub(super) fn render(maps: &[CreditMap]) -> String {
     if maps.is_empty() {
@@ -17,8 +17,8 @@ pub(super) fn render(maps: &[CreditMap]) -> String {
     }
     let mut text = String::from(
         "<p class=\"sub\">Log-ratio of each token: log-probability of the policy minus that of the reference, in nats. \
-         <span class=\"credit plus\" style=\"--share:60%\">Green</span>: positive. \
-         <span class=\"credit minus\" style=\"--share:60%\">Red</span>: negative. \
+         <span class=\"credit plus c12\">Green</span>: positive. \
+         <span class=\"credit minus c12\">Red</span>: negative. \
          <span class=\"credit lowest\">Outlined</span>: the lowest of the response. \
          Shown are the first correct and the first incorrect response of the first questions that have both. \
          Colors are comparable within a question.</p>",
@@ -51,10 +51,10 @@ fn render_response(credit: &CreditedResponse, label: &str, mark: &str, largest: 
     for (index, (piece, ratio)) in credit.tokens.iter().enumerate() {
         let sign = if *ratio < 0.0 { "minus" } else { "plus" };
         let outline = if lowest == Some(index) { " lowest" } else { "" };
-        let share = if largest > 0.0 { MAX_OPACITY * ratio.abs() / largest } else { 0.0 };
+        let strength = if largest > 0.0 { STRONGEST * ratio.abs() / largest } else { 0.0 };
         _ = write!(
             tokens,
-            "<span class=\"credit {sign}{outline}\" style=\"--share:{share:.0}%\" title=\"{ratio:+.3}\">{}</span>",
+            "<span class=\"credit {sign}{outline} c{strength:.0}\" title=\"{ratio:+.3}\">{}</span>",
             escape(piece)
         );
     }
@@ -66,5 +66,5 @@ fn render_response(credit: &CreditedResponse, label: &str, mark: &str, largest: 
     if let Some((piece, ratio)) = lowest.map(|index| &credit.tokens[index]) {
         remarks.push(format!("lowest <code>{}</code> {ratio:+.3}", escape(piece)));
     }
-    responses::response(label, mark, &tokens, &remarks)
+    responses::response(label, mark, "", &tokens, &remarks)
 }

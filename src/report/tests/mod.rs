@@ -1,9 +1,11 @@
 //! Tests of whole reports and of the mixture regression.
 
+mod answers;
 mod budget;
 mod golden;
 mod mixture;
 mod report;
 mod simulation;
 mod support;
+mod sweeps;
 mod validity;

@@ -97,6 +97,9 @@ pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInp
         costs: Vec::new(),
         provenance: Vec::new(),
         notes: Vec::new(),
+        mixtures: Vec::new(),
+        stages: Vec::new(),
+        answer_bytes: 1 << 20,
         images: Box::new(|_| None),
     }
 }
