@@ -15,10 +15,12 @@ mod csv;
 mod detail_tables;
 mod disagreements;
 mod estimates;
+mod headline;
 mod html;
 mod layout;
 mod load;
 mod load_side;
+pub mod made_by;
 mod markdown;
 pub mod results;
 mod score_matrix;
@@ -35,11 +37,15 @@ mod tests;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use ablate_engine::Headline;
+
 pub use disagreements::Disagreement;
 use input::{Cost, Curve, GraphNode};
 pub use input::{CreditedInstance, ReportInput};
 pub use load::{load_input, load_results};
 pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
+use made_by::MadeBy;
+pub use made_by::Origin;
 pub use table::Table;
 pub use token_credit::CreditMap;
 
@@ -56,6 +62,9 @@ pub struct Report {
     pub credits: Vec<CreditMap>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
+    /// What made the report.
+    pub made_by: MadeBy,
+    /// The same as names and values.
     pub provenance: Vec<(String, String)>,
     pub notes: Vec<String>,
 }
@@ -92,6 +101,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         credits: token_credit::maps(&input.credits, &input.images),
         graph: input.graph.clone(),
         costs: input.costs.clone(),
+        made_by: input.made_by.clone(),
         provenance: input.provenance.clone(),
         notes: input.notes.clone(),
     })
@@ -111,6 +121,11 @@ impl Report {
     /// Tables and contrasts in lines of at most `width` columns. `color` adds ANSI styles.
     pub fn terminal(&self, width: usize, color: bool) -> String {
         terminal::render(self, width, color)
+    }
+
+    /// The number by which the run is remembered; `None` without a value.
+    pub fn headline(&self) -> Option<Headline> {
+        headline::of(self)
     }
 
     pub fn markdown(&self) -> String {
