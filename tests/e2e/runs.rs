@@ -85,7 +85,7 @@ fn runs_have_numbers_results_and_overrides() {
     assert_eq!(project.ok(&["runs", "--failed"]).stdout, "no runs\n");
     project.fails(2, &["runs", "studi"]).stderr_has(&["no run has the experiment `studi`", "exists: `study`"]);
     assert_contains(&project.ok(&["status", "1"]).stdout, &["run 1, ", "(study) has finished"]);
-    assert_contains(&project.ok(&["diff", "1", "2"]).stdout, &["eval@arm=bad: only in the first (ran)"]);
+    assert_contains(&project.ok(&["diff", "1", "2"]).stdout, &["eval@arm=bad: only in the first run (ran)"]);
     project.fails(2, &["status", "3"]).stderr_has(&["there is no run `3`"]);
 
     project.remove("cache/runs");
