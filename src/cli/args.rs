@@ -18,9 +18,11 @@ use super::man::ManArgs;
 use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
+use super::report::ReportArgs;
 use super::results::ResultsArgs;
 use super::retry::RetryArgs;
 use super::run::RunArgs;
+use super::runs::RunsArgs;
 use super::status::StatusArgs;
 use super::suggest::SuggestArgs;
 use super::value_parsers;
@@ -177,20 +179,37 @@ Examples:
   ablate run exp.toml --jobs 1 --fail-fast one stage at a time, stop at the first failure
   ablate run exp.toml --detach             do not wait for batches of requests; run the same command again later
 
-Ctrl-C stops the stages and keeps their checkpoints. The same command resumes them.")]
+Ctrl-C stops the stages; a training saves its state first. The same command resumes them. A second Ctrl-C ends everything \
+immediately. With `--set`, the report is in out/<experiment>/set-<changed keys>.")]
     Run(RunArgs),
-    /// Show the progress of a run, or its result. Works from any terminal.
+    /// List the runs of the store, newest last: number, start, end, duration, experiment, what ran, and the first result.
     #[command(after_help = "\
 Examples:
-  ablate status                            the latest run
-  ablate status --follow                   update until the run ends
-  ablate status latest~1 --json            the run before the latest, for scripts")]
+  ablate runs                              the latest 20 runs
+  ablate runs exp.toml -n 5                the latest 5 of one experiment, by its file or its name
+  ablate runs --failed                     runs that failed, were interrupted or were killed
+  ablate runs --json | jq '.runs[-1].headline'
+
+The numbers stay the same when old runs are removed. `ablate status`, `ablate compare` and `ablate report --run` take them. A \
+repeated run with nothing to do is not listed.")]
+    Runs(RunsArgs),
+    /// Show the progress of runs, or their result. Works from any terminal.
+    #[command(after_help = "\
+Examples:
+  ablate status                            the runs that are going on, or else the latest run
+  ablate status --follow                   update until they end
+  ablate status 12                         the run with this number in `ablate runs`
+  ablate status latest~1 --json            the run before the latest, for scripts
+
+A run is running, finished, failed, interrupted (Ctrl-C), killed (its process is gone) or detached (it waits for an \
+endpoint). With `--json` and several runs, each is one line.")]
     Status(StatusArgs),
     /// Print the reports and write them as HTML, Markdown, JSON, CSV and LaTeX, and the training curves for TensorBoard.
     #[command(after_help = "\
 Examples:
   ablate report exp.toml
   ablate report exp.toml --out reports --report main
+  ablate report exp.toml --run 12          the results of a past run, into out/<experiment>/run-12
   ablate report exp.toml --json | jq .tables")]
     Report(ReportArgs),
     /// Write all scores as one table with a column per axis, for pandas, R or a spreadsheet.
@@ -212,6 +231,7 @@ Examples:
   ablate compare exp.toml 'eval@lr=1e-5' 'eval@lr=2e-5' --sort difference
   ablate compare a.toml b.toml --html ab.html              all evaluations of two experiments
   ablate compare latest~1 latest                           two runs: what changed, and what it did to the scores
+  ablate compare 11 12                                     two runs by their numbers in `ablate runs`
   ablate compare exp.toml sft dpo --json | jq .comparison.flips
 
 Differences are the second side minus the first, on shared items and seeds, with 95 % confidence intervals."
@@ -357,18 +377,6 @@ Examples:
         /// The job file written by `run`.
         job: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ReportArgs {
-    #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
-    /// Only the report of this name.
-    #[arg(long, value_name = "NAME")]
-    pub(super) report: Option<String>,
-    /// Folder for the files [default: out/<experiment>].
-    #[arg(long, value_name = "DIR")]
-    pub(super) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls the other crates, prints. One file per command.
 
 mod args;
+mod bar_layout;
 mod check;
 mod compare;
 mod completions;
@@ -20,6 +21,7 @@ mod new;
 mod pin;
 mod plan;
 mod progress;
+mod progress_lines;
 mod replies;
 mod report;
 mod report_files;
@@ -29,6 +31,7 @@ mod results;
 mod retry;
 mod run;
 mod run_limits;
+mod runs;
 mod schema;
 mod session;
 mod shell;
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => retry::retry(shell, global, arguments),
         Command::Plan(arguments) => done(plan::plan(shell, global, arguments)),
         Command::Why(arguments) => done(why::why(shell, global, arguments)),
+        Command::Runs(arguments) => done(runs::runs(shell, global, arguments)),
         Command::Status(arguments) => done(status::status(shell, global, arguments)),
         Command::Compare(arguments) => done(compare::compare(shell, global, arguments)),
         Command::Pin(arguments) => done(pin::pin(shell, global, arguments)),
@@ -101,7 +105,12 @@ pub fn main() -> ExitCode {
         Command::Man(arguments) => done(man::man(shell, arguments)),
         Command::Schema { output } => done(schema::schema(shell, *output)),
         Command::Supervisor => return ablate_engine::supervisor::serve(),
-        Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),
+        Command::StageJob { job } => {
+            if let Err(error) = signals::save_on_terminate() {
+                print_error(shell, &error);
+            }
+            return ablate_engine::run_job(job, KINDS);
+        }
     };
     let code = result.unwrap_or_else(|error| {
         print_error(shell, &error);

@@ -1,53 +1,104 @@
 //! Shows the progress of a run: bars on a terminal, plain lines otherwise, JSON lines with `--json`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 
+use super::bar_layout::BarLayout;
 use super::format::{request_details, short_number};
+use super::progress_lines::{InstanceName, group_by_stage, heartbeat, rough_duration, stages};
+use super::session::Session;
 use super::shell::Shell;
 use ablate_core::base::StageEvent;
 use ablate_core::base::escape::{escape_controls, escape_line, indented};
+use ablate_engine::run_time::RunTime;
+use ablate_engine::time_left::Speed;
 use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{Instance, InstanceId};
 
 /// Minimum interval between plain lines about a running stage.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
-pub(super) struct ProgressDisplay {
+/// Without a terminal, the longest time without a line.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The interval in which the time left of the whole run is estimated again.
+const ESTIMATE_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct ProgressDisplay<'a> {
     shell: Shell,
+    session: &'a Session,
+    /// The most stages that run at the same time.
+    jobs: usize,
+    /// Set when the run is stopped.
+    interrupt: &'a AtomicBool,
     bars: MultiProgress,
     state: RefCell<State>,
-    /// Skipped instances by reason, each with its stage, collected until they are printed.
-    skipped: RefCell<BTreeMap<String, Vec<SkippedInstance>>>,
+    /// Skipped and stopped instances by label and reason, each with its stage, collected until they are printed.
+    grouped: RefCell<BTreeMap<(&'static str, String), Vec<InstanceName>>>,
+    /// When the last line was printed.
+    last_line: Cell<Instant>,
 }
 
 #[derive(Default)]
 struct State {
     overall: Option<ProgressBar>,
+    time: Option<RunTime>,
+    /// When the time left of the run was last estimated.
+    estimated: Option<Instant>,
+    /// Whether the interruption was announced.
+    is_stopping: bool,
     running: BTreeMap<InstanceId, Running>,
     /// Instances that were fresh when the run started. They are counted but not listed.
     fresh: BTreeSet<InstanceId>,
 }
 
 struct Running {
-    /// Hidden without a terminal, but still used to estimate the remaining time.
+    name: String,
+    /// Hidden without a terminal.
     bar: ProgressBar,
     begun: Instant,
     /// When the last plain line was printed.
     last_line: Instant,
-    /// Whether the stage has reported progress.
-    has_progress: bool,
+    speed: Speed,
+    /// Done and total number of units, and their name.
+    progress: Option<(u64, u64, String)>,
 }
 
-impl ProgressDisplay {
-    pub(super) fn new(shell: Shell) -> ProgressDisplay {
+impl Running {
+    fn seconds(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    /// The seconds left, if they can be estimated.
+    fn left(&self) -> Option<f64> {
+        self.speed.left(self.seconds(), self.progress.as_ref()?.1)
+    }
+}
+
+impl<'a> ProgressDisplay<'a> {
+    pub(super) fn new(shell: Shell, session: &'a Session, jobs: usize, interrupt: &'a AtomicBool) -> Self {
         let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        ProgressDisplay { shell, bars, state: RefCell::default(), skipped: RefCell::default() }
+        ProgressDisplay {
+            shell,
+            session,
+            jobs,
+            interrupt,
+            bars,
+            state: RefCell::default(),
+            grouped: RefCell::default(),
+            last_line: Cell::new(Instant::now()),
+        }
+    }
+
+    /// The layout for the current width of the terminal, which may change.
+    fn layout() -> BarLayout {
+        BarLayout::for_width(usize::from(console::Term::stderr().size().1))
     }
 
     /// Prints a line above the bars.
@@ -57,15 +108,59 @@ impl ProgressDisplay {
 
     /// Prints a line after a colored word.
     fn labeled_line(&self, code: &str, word: &str, text: &str) {
-        self.print_skipped();
+        self.print_grouped();
         self.write_line(code, word, text);
     }
 
-    /// Prints one line per reason for the skipped instances.
-    fn print_skipped(&self) {
-        let skipped = std::mem::take(&mut *self.skipped.borrow_mut());
-        for (because, instances) in skipped {
-            self.write_line("33", "skip ", &format!(" {:8}  {}: {because}", "", group_by_stage(&instances)));
+    /// Prints one line per reason for the skipped and the stopped instances.
+    fn print_grouped(&self) {
+        let grouped = std::mem::take(&mut *self.grouped.borrow_mut());
+        for ((word, because), instances) in grouped {
+            let because = if because.is_empty() { String::new() } else { format!(": {because}") };
+            self.write_line("33", word, &format!(" {:8}  {}{because}", "", group_by_stage(&instances)));
+        }
+    }
+
+    /// Adds an instance to the lines that are printed together.
+    fn group(&self, word: &'static str, because: String, instance: &Instance) {
+        let mut grouped = self.grouped.borrow_mut();
+        grouped.entry((word, because)).or_default().push((instance.stage.clone(), instance.name.clone()));
+    }
+
+    /// Says once that the run stops, and what a second signal does.
+    fn announce_stop(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.is_stopping || !self.interrupt.load(Ordering::Relaxed) {
+            return;
+        }
+        state.is_stopping = true;
+        let running = state.running.len();
+        drop(state);
+        self.line(&format!(
+            "stopping {}: a training saves its state first, in at most a minute; press Ctrl-C again to end at once",
+            stages(running)
+        ));
+    }
+
+    /// Updates the time left of the run, at most once per second.
+    fn estimate_time(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.overall.is_none() || state.estimated.is_some_and(|last| last.elapsed() < ESTIMATE_INTERVAL) {
+            return;
+        }
+        state.estimated = Some(Instant::now());
+        let State { overall, time, running, .. } = &*state;
+        let layout = Self::layout();
+        for one in running.values().filter(|_| self.shell.live) {
+            // The width of the terminal may have changed.
+            one.bar.set_style(if one.progress.is_some() { layout.running() } else { BarLayout::waiting() });
+            one.bar.set_prefix(layout.name(&one.name));
+        }
+        let of = |id: InstanceId| running.get(&id).map(|running| (running.seconds(), running.left()));
+        let left = time.as_ref().and_then(|time| time.left(&of));
+        if let Some(overall) = overall {
+            overall.set_style(layout.overall());
+            overall.set_message(left.map(|left| format!("about {} left", rough_duration(left))).unwrap_or_default());
         }
     }
 
@@ -73,6 +168,7 @@ impl ProgressDisplay {
         let colored = self.shell.error_color && !word.is_empty();
         let word = if colored { format!("\u{1b}[{code}m{word}\u{1b}[0m") } else { word.to_string() };
         let line = word + &escape_controls(text);
+        self.last_line.set(Instant::now());
         if self.shell.live {
             self.bars.println(line).ok();
         } else if !self.shell.json {
@@ -88,7 +184,7 @@ impl ProgressDisplay {
     }
 }
 
-impl Observer for ProgressDisplay {
+impl Observer for ProgressDisplay<'_> {
     fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
         let (fresh, must, may) = plan.counts(selected);
         self.emit(|| json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
@@ -99,11 +195,13 @@ impl Observer for ProgressDisplay {
         state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
         self.line(&format!("{} must run, {} may run, {} fresh", stages(must), stages(may), stages(fresh)));
         let overall = self.bars.add(ProgressBar::new(selected.len() as u64));
-        overall.set_style(style("{bar:24.green/dim} {pos}/{len} stages  {elapsed_precise}"));
+        overall.set_style(Self::layout().overall());
         if self.shell.live {
             overall.enable_steady_tick(Duration::from_millis(500));
         }
         state.overall = Some(overall);
+        let Session { expansion, store, id, .. } = self.session;
+        state.time = Some(RunTime::new(expansion, store, id, plan, selected, self.jobs));
     }
 
     fn started(&self, id: InstanceId, instance: &Instance, reasons: &[DirtyReason]) {
@@ -119,13 +217,14 @@ impl Observer for ProgressDisplay {
                 Some(overall) => self.bars.insert_before(overall, ProgressBar::new(0)),
                 None => self.bars.add(ProgressBar::new(0)),
             };
-            bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
-            bar.set_prefix(escape_line(&instance.name).into_owned());
+            let layout = Self::layout();
+            bar.set_style(BarLayout::waiting());
+            bar.set_prefix(layout.name(&instance.name));
             bar.enable_steady_tick(Duration::from_millis(250));
         }
-        state
-            .running
-            .insert(id, Running { bar, begun: Instant::now(), last_line: Instant::now(), has_progress: false });
+        let (begun, last_line) = (Instant::now(), Instant::now());
+        let name = instance.name.clone();
+        state.running.insert(id, Running { name, bar, begun, last_line, speed: Speed::default(), progress: None });
     }
 
     fn waits(&self, _id: InstanceId, instance: &Instance, why: &str) {
@@ -145,26 +244,22 @@ impl Observer for ProgressDisplay {
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
             StageEvent::Progress { done, total, unit, loss, tokens_per_second, requests } => {
-                let mut details = Vec::new();
+                let seconds = running.seconds();
+                running.speed.add(seconds, *done);
+                running.progress = Some((*done, *total, unit.clone()));
+                let mut details = vec![format!("{done}/{total} {unit}")];
+                details.extend(running.left().map(|left| format!("{} left", rough_duration(left))));
                 details.extend(loss.map(|loss| format!("loss {loss:.4}")));
                 details.extend(tokens_per_second.map(|rate| format!("{} tok/s", short_number(rate))));
-                let seconds = running.begun.elapsed().as_secs_f64();
                 details.extend(requests.iter().flat_map(|requests| request_details(requests, seconds)));
                 running.bar.set_length(*total);
                 running.bar.set_position(*done);
-                // What an earlier attempt did is not part of the speed of this one.
-                if !std::mem::replace(&mut running.has_progress, true) {
-                    running.bar.reset_eta();
-                }
-                running.bar.set_style(style(&bar_template(unit)));
-                running.bar.set_message(details.join("  "));
+                let layout = Self::layout();
+                running.bar.set_style(layout.running());
+                running.bar.set_prefix(layout.name(&running.name));
+                running.bar.set_message(escape_line(&details.join("  ")).into_owned());
                 if !self.shell.live && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
-                    let left = running.bar.eta();
-                    if !left.is_zero() {
-                        details.push(format!("about {} left", indicatif::HumanDuration(left)));
-                    }
-                    details.insert(0, format!("{done}/{total} {unit}"));
                     let details = details.join(", ");
                     drop(state);
                     self.line(&format!("      {} {details}", instance.name));
@@ -202,6 +297,9 @@ impl Observer for ProgressDisplay {
             if let Some(overall) = &state.overall {
                 overall.inc(1);
             }
+            if let Some(time) = &mut state.time {
+                time.finished(id, (*outcome == Outcome::Ran).then_some(seconds));
+            }
             // If nothing needs to run, fresh instances are not listed.
             state.overall.is_some() && !state.fresh.contains(&id)
         };
@@ -211,10 +309,9 @@ impl Observer for ProgressDisplay {
             Outcome::Fresh if listed => self.labeled_line("36", "fresh", &format!(" {:8}  {}", "", instance.name)),
             Outcome::Fresh => {}
             Outcome::Failed(_) => self.labeled_line("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
-            Outcome::Skipped { because } => {
-                let mut skipped = self.skipped.borrow_mut();
-                skipped.entry(because.clone()).or_default().push((instance.stage.clone(), instance.name.clone()));
-            }
+            Outcome::Skipped { because } => self.group("skip ", because.clone(), instance),
+            // It had not started.
+            Outcome::Interrupted if seconds <= 0.0 => self.group("stop ", "not started".to_string(), instance),
             Outcome::Interrupted => self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name)),
             Outcome::Detached { waits_for } => {
                 self.labeled_line("33", "wait ", &format!(" {time}  {}: {waits_for}", instance.name));
@@ -222,66 +319,25 @@ impl Observer for ProgressDisplay {
         }
     }
 
+    fn tick(&self) {
+        self.announce_stop();
+        self.estimate_time();
+        if !self.shell.live && self.last_line.get().elapsed() >= HEARTBEAT_INTERVAL {
+            let state = self.state.borrow();
+            let running: Vec<_> =
+                state.running.values().map(|one| (one.name.as_str(), one.seconds(), one.progress.as_ref())).collect();
+            let text = heartbeat(&running);
+            drop(state);
+            self.line(&text);
+        }
+    }
+
     fn ended(&self, report: &RunReport) {
-        self.print_skipped();
+        self.print_grouped();
         if let Some(overall) = self.state.borrow_mut().overall.take() {
             overall.finish_and_clear();
         }
         self.bars.clear().ok();
         self.emit(|| json!({ "event": "ended", "run": report }));
-    }
-}
-
-/// The stage and the name of an instance.
-type SkippedInstance = (String, String);
-
-/// Renders instances by stage: `sft@mix=1`, or `eval (40 instances), sft (2 instances)`.
-fn group_by_stage(instances: &[SkippedInstance]) -> String {
-    let mut stages: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (stage, name) in instances {
-        match stages.iter_mut().find(|(known, _)| *known == stage) {
-            Some((_, of)) => of.push(name),
-            None => stages.push((stage, vec![name])),
-        }
-    }
-    let groups = stages.into_iter().map(|(stage, names)| match names.as_slice() {
-        [one] => (*one).to_string(),
-        several => format!("{stage} ({} instances)", several.len()),
-    });
-    groups.collect::<Vec<_>>().join(", ")
-}
-
-fn stages(count: usize) -> String {
-    format!("{count} stage{}", if count == 1 { "" } else { "s" })
-}
-
-/// The template of a stage's bar. The unit comes from the stage and may contain braces.
-fn bar_template(unit: &str) -> String {
-    let unit = escape_line(unit).replace('{', "{{").replace('}', "}}");
-    format!("{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}")
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|error| panic!("BUG: the template `{template}` of a bar: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn skipped_instances_are_grouped_by_stage() {
-        let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"];
-        let instances = ["sft", "eval", "eval", "report"].into_iter().zip(names);
-        let instances = instances.map(|(stage, name)| (stage.to_string(), name.to_string()));
-        assert_eq!(group_by_stage(&instances.collect::<Vec<_>>()), "sft@mix=1, eval (2 instances), report");
-    }
-
-    #[test]
-    fn any_unit_has_a_valid_template() {
-        for unit in ["rows", "", "{", "}", "{}", "{{rows}", "{rows:", "{pos!}", "ü\n"] {
-            style(&bar_template(unit));
-        }
     }
 }

@@ -15,11 +15,13 @@ use super::progress::ProgressDisplay;
 use super::report;
 use super::resources::ResourceArgs;
 use super::run_limits::LimitArgs;
-use super::session::{Need, Session};
+use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::value_parsers::seconds;
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
-use ablate_engine::{self, DETACHED, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use ablate_engine::links::output_folder;
+use ablate_engine::notify::{self, notify};
+use ablate_engine::{self, DETACHED, Failure, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -165,7 +167,9 @@ impl Runner<'_> {
             interrupt: interrupt.clone(),
             out: Some(arguments.out.clone()),
             noop_cache: Some(session.noop_cache.clone()),
-            as_written: experiment.overrides.is_empty(),
+            overrides: experiment.overrides.clone(),
+            files: session.experiment.texts.clone(),
+            build: session::build(&session.store),
             command: std::env::args().collect(),
             ..RunOptions::new(executor.clone())
         };
@@ -179,33 +183,65 @@ impl Runner<'_> {
                 arguments.out.join(&session.experiment.name).display(),
             ));
         }
-        let display = ProgressDisplay::new(shell);
-        let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
-        for failure in report.failures() {
-            shell.error(&failure.to_string());
+        let display = ProgressDisplay::new(shell, &session, options.jobs, interrupt);
+        let mut report =
+            ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
+        for failures in grouped_failures(&report) {
+            shell.error(&failures);
         }
         // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
         // stages were fresh.
-        let mut code = report.exit_code();
+        let (mut code, mut page) = (report.exit_code(), None);
         if code == SUCCESS && !shell.json && session.has_reports {
             let file = session.experiment.path.display();
             if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
                 shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
-            } else if selection.until.is_empty() && selection.only.is_empty() && selection.downstream_of.is_empty() {
+            } else if selection.is_all() {
                 let printed = Session::open(global, experiment, Need::All).and_then(|session| {
-                    let folder = arguments.out.join(&session.experiment.name);
-                    report::print(shell, &session, &folder, Some(&report), None)
+                    let folder = output_folder(&arguments.out, &session.experiment.name, &experiment.overrides);
+                    let printed = report::print(shell, &session, &folder, &report)?;
+                    report.headline = printed.headline();
+                    report.write()?;
+                    Ok(folder.join("report.html"))
                 });
-                if let Err(error) = printed {
-                    let context = format!("the report failed; the results are stored: try `ablate report {file}`");
-                    print_error(shell, &error.context(context));
-                    code = WRONG_INPUT;
+                match printed {
+                    Ok(written) => page = Some(written),
+                    Err(error) => {
+                        let context = format!("the report failed; the results are stored: try `ablate report {file}`");
+                        print_error(shell, &error.context(context));
+                        code = WRONG_INPUT;
+                    }
                 }
             }
+        }
+        if let Some(command) = &session.experiment.settings.notify
+            && let Err(error) = notify(command, &report, page.as_deref(), notify::TIME_LIMIT)
+        {
+            shell.warning(&format!("the command of `settings.notify` failed: {error:#}"));
         }
         shell.status(&summary(&report));
         Ok(code)
     }
+}
+
+/// The failures as messages. Instances that failed with the same causes have one message with the list of their names.
+fn grouped_failures(report: &RunReport) -> Vec<String> {
+    let mut groups: Vec<(&Failure, Vec<&str>)> = Vec::new();
+    for failure in report.failures() {
+        match groups.iter_mut().find(|(first, _)| first.causes == failure.causes) {
+            Some((_, others)) => others.push(&failure.instance),
+            None => groups.push((failure, Vec::new())),
+        }
+    }
+    let render = |(first, others): (&Failure, Vec<&str>)| {
+        if others.is_empty() {
+            return first.to_string();
+        }
+        let count = others.len();
+        let names: Vec<String> = others.iter().map(|name| format!("`{name}`")).collect();
+        format!("{first}\n  {count} more failed with the same cause: {}", names.join(", "))
+    };
+    groups.into_iter().map(render).collect()
 }
 
 /// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same
@@ -234,8 +270,10 @@ fn summary(report: &RunReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ablate_engine::InstanceReport;
+    use ablate_core::base::ErrorChain;
+    use ablate_engine::{InstanceReport, RunPhase};
     use ablate_experiment::InstanceId;
+    use ablate_store::Build;
     use expect_test::expect;
 
     fn report(outcomes: &[Outcome]) -> RunReport {
@@ -249,8 +287,18 @@ mod tests {
         };
         RunReport {
             run: String::new(),
+            number: None,
             folder: None,
-            experiment: String::new(),
+            experiment: "test".into(),
+            overrides: Vec::new(),
+            selection: Selection::default(),
+            force: Vec::new(),
+            files: Vec::new(),
+            git: None,
+            build: Build::default(),
+            host: String::new(),
+            phase: RunPhase::Running,
+            headline: None,
             command: Vec::new(),
             started: String::new(),
             seconds: 2.0,
@@ -282,6 +330,20 @@ mod tests {
             nothing to do in 2.0 s"#]]
         .assert_eq(&reports.each_ref().map(summary).join("\n"));
         assert_eq!(reports.map(|report| report.exit_code()), [75, 75, 130, 0]);
+    }
+
+    #[test]
+    fn equal_failures_are_one_message() {
+        let failed = |instance: &str, cause: &str| {
+            let causes = ErrorChain { chain: vec![cause.to_string()], input: true };
+            Outcome::Failed(Failure { instance: instance.to_string(), causes, log: None, work: None })
+        };
+        let outcomes = [failed("a", "no disk"), failed("b", "no data"), failed("c", "no disk"), failed("d", "no disk")];
+        expect![[r#"
+            `a` failed: no disk
+              2 more failed with the same cause: `c`, `d`
+            `b` failed: no data"#]]
+        .assert_eq(&grouped_failures(&report(&outcomes)).join("\n"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ablate_engine::query::Query;
 use ablate_engine::{self, Plan, PlanOptions, Selection};
 use ablate_experiment::compiled::{self, CompiledExperiment};
 use ablate_experiment::{Expansion, Experiment, InstanceId};
-use ablate_store::{ExperimentId, Store};
+use ablate_store::{Build, ExperimentId, Store};
 
 /// An experiment, its expansion and its store.
 pub(super) struct Session {
@@ -123,6 +123,18 @@ impl Session {
         let rest = ids.len() - names.len();
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         bail!("`{name}` matches {} instances: use one of {}{more}", ids.len(), names.join(", "))
+    }
+}
+
+/// The build of this program.
+pub(super) fn build(store: &Store) -> Build {
+    let executable = std::env::current_exe().ok().and_then(|path| store.hash_external(&path, &|_| ()).ok().flatten());
+    Build {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        features: ablate_nn::device::features().iter().map(ToString::to_string).collect(),
+        commit: option_env!("ABLATE_COMMIT").map(str::to_string),
+        executable: executable.map(|hash| hash.short()).unwrap_or_default(),
     }
 }
 

@@ -37,7 +37,10 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     for entry in &record.manifest.entries {
         let value = match entry {
             ManifestEntry::Value { value, .. } => value.to_string(),
-            ManifestEntry::Input { hash, .. } => format!("content {}", hash.short()),
+            ManifestEntry::Input { role, hash } => match shown.inputs.get(role) {
+                Some(source) => format!("{source} (content {})", hash.short()),
+                None => format!("content {}", hash.short()),
+            },
             ManifestEntry::Seed { seed } => seed.to_string(),
         };
         text.push_str(&format!("  {} = {value}\n", entry.key()));
@@ -52,7 +55,8 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     for (key, value) in &record.summary.0 {
         text.push_str(&format!("  {key} = {}\n", readable(value)));
     }
-    let Provenance { host, device, version, threads, started, seconds, log: _ } = &record.provenance;
+    let Provenance { host, device, version, build, threads, started, seconds, log: _ } = &record.provenance;
+    let version = if build.is_unknown() { version.clone() } else { build.to_string() };
     text.push_str(&format!("\nran on {host} ({device}, {threads} threads) at {started} "));
     text.push_str(&format!("for {seconds:.1} s with ablate {version}\n"));
     if let Some(log) = &shown.log {

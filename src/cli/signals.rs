@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::INTERRUPTED;
-use ablate_core::base::files;
+use ablate_core::base::{STOP, files};
 use ablate_engine::ProcessExecutor;
 
 /// Handles signals until the process ends. The first signal that ends a run sets the flag; the second one ends the
@@ -33,6 +33,19 @@ pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> 
         }
     });
     Ok(flag)
+}
+
+/// In the process of a stage: SIGTERM asks the stage to save its work and end, and ends the process after the time that
+/// the stage has asked for.
+pub(super) fn save_on_terminate() -> Result<()> {
+    let mut signals = Signals::new([SIGTERM]).context("cannot listen for SIGTERM")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            std::thread::sleep(STOP.make());
+            emulate_default_handler(signal).ok();
+        }
+    });
+    Ok(())
 }
 
 fn bit(signal: i32) -> u64 {

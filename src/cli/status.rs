@@ -9,14 +9,16 @@ use super::args::Global;
 use super::format::{duration, request_details};
 use super::session::open_existing_store;
 use super::shell::Shell;
-use ablate_engine::history::{self, RunPhase, RunningInstance, Status, WaitingInstance};
+use ablate_engine::RunPhase;
+use ablate_engine::history::{self, RunningInstance, Status, WaitingInstance};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// A run: `latest`, `latest~1`, or the beginning of its name.
-    #[arg(value_name = "RUN", default_value = "latest")]
-    pub(super) run: String,
-    /// Update the output until the run ends.
+    /// A run: its number in `ablate runs`, `latest`, `latest~1`, or the beginning of its name. Default: the runs that are
+    /// going on, or else the latest.
+    #[arg(value_name = "RUN")]
+    pub(super) run: Option<String>,
+    /// Update the output until the runs end.
     #[arg(short, long)]
     pub(super) follow: bool,
 }
@@ -29,16 +31,27 @@ const MAX_LISTED: usize = 12;
 
 pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> Result<()> {
     let store = open_existing_store(global)?;
-    let run = history::find(&store, &arguments.run)?;
+    let mut runs = match &arguments.run {
+        Some(run) => vec![history::find(&store, run)?],
+        None => history::running(&store)?,
+    };
+    if runs.is_empty() {
+        runs.push(history::find(&store, "latest")?);
+    }
     loop {
-        let status = history::status(&store, &run)?;
-        if shell.json {
-            // One document, or one line per update.
-            if arguments.follow { shell.json_line(&status) } else { shell.json(&status)? }
-        } else {
-            shell.result(&render(&status));
+        let states: Vec<Status> = runs.iter().map(|run| history::status(&store, run)).collect::<Result<_>>()?;
+        for status in &states {
+            // One document, or one line per run and update.
+            match (shell.json, arguments.follow || states.len() > 1) {
+                (true, true) => shell.json_line(status),
+                (true, false) => shell.json(status)?,
+                (false, _) => shell.result(&render(status)),
+            }
         }
-        if !arguments.follow || status.state != RunPhase::Running || shell.is_closed() {
+        // A run that has ended is shown once more with its end.
+        let going_on = states.into_iter().zip(runs).filter(|(status, _)| status.state == RunPhase::Running);
+        runs = going_on.map(|(_, run)| run).collect();
+        if !arguments.follow || runs.is_empty() || shell.is_closed() {
             return Ok(());
         }
         std::thread::sleep(FOLLOW_INTERVAL);
@@ -48,11 +61,18 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
 fn render(status: &Status) -> String {
     let state = match status.state {
         RunPhase::Running => "is running",
-        RunPhase::Ended => "has ended",
+        RunPhase::Finished => "has finished",
+        RunPhase::Failed => "has failed; the same command continues it",
+        RunPhase::Interrupted => "was interrupted; the same command resumes it",
+        RunPhase::Detached => "waits for an endpoint; the same command continues it",
         RunPhase::Killed => "was killed; the same command resumes it",
     };
     let time = duration(status.elapsed);
-    let mut text = format!("{} ({}) {state}, {time}\n", status.run.run, status.run.experiment);
+    let run = &status.run;
+    let mut text = format!("run {}, {} ({}) {state}, {time}\n", run.number, run.run, run.experiment.name);
+    if !run.overrides.is_empty() {
+        text.push_str(&format!("  changed keys: {}\n", run.overrides.join("; ")));
+    }
     let finished: usize = status.outcomes.values().sum();
     let counts: Vec<String> = status.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     let selected = status.run.selected;
@@ -85,10 +105,7 @@ fn render_running(running: &RunningInstance) -> String {
         for detail in running.requests.iter().flat_map(|requests| request_details(requests, running.seconds)) {
             text.push_str(&format!(", {detail}"));
         }
-        if *done > 0 && total > done {
-            let left = running.seconds / *done as f64 * (total - done) as f64;
-            text.push_str(&format!(", about {} left", duration(left)));
-        }
+        text.push_str(&running.left.map(|left| format!(", about {} left", duration(left))).unwrap_or_default());
     }
     if let Some(loss) = running.loss {
         text.push_str(&format!(", loss {loss:.4}"));
@@ -109,6 +126,7 @@ mod tests {
             instance: "teach".to_string(),
             seconds: 10.0,
             progress: Some((20, 40, "requests".to_string())),
+            left: Some(10.0),
             loss: None,
             requests: Some(requests),
         };

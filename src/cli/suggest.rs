@@ -8,8 +8,8 @@ use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
 use ablate_experiment::{GroupBy, ReportSpec, Selector, Simplex};
-use ablate_report::Report;
 use ablate_report::mixture::{self, MixturePoint};
+use ablate_report::{Origin, Report};
 
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {
@@ -77,7 +77,7 @@ fn axis<'a>(session: &'a Session, named: Option<&str>) -> Result<(&'a str, &'a S
 fn measured_report(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Result<Report> {
     let plan = session.plan()?;
     let Session { experiment, expansion, store, .. } = session;
-    let mut input = ablate_report::load_input(experiment, expansion, &plan, store, None, named)?;
+    let mut input = ablate_report::load_input(experiment, expansion, &plan, store, &Origin::default(), named)?;
     let by = Selector::parse(by).map_err(|message| anyhow::anyhow!("`--by`: {message}"))?;
     let [spec] = input.specs.as_slice() else {
         bail!("name one of the experiment's reports with `--report`: its scores are used")

@@ -4,6 +4,7 @@
 //! process inherits the engine's environment, and a process that holds secrets calls [`hide_memory`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
 
@@ -26,6 +27,24 @@ const INHERITED: &[&str] = &[
 
 /// Prefixes of the names of further inherited variables.
 const INHERITED_PREFIXES: &[&str] = &["LC_", "CUDA_", "NVIDIA_"];
+
+/// Further variables that git and the command of `notify` inherit: the user, the desktop and places of configuration.
+const HELPER: &[&str] = &[
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+];
+
+/// The environment of git and of the command of `notify`.
+pub(super) fn for_helper() -> impl Iterator<Item = (OsString, OsString)> {
+    let is_wanted = |name: &str| is_inherited(name) || HELPER.contains(&name);
+    std::env::vars_os().filter(move |(name, _)| name.to_str().is_some_and(is_wanted))
+}
 
 /// The environment of a job of a built-in kind.
 pub(super) fn for_job(threads: usize) -> Vec<(String, String)> {
@@ -106,6 +125,7 @@ mod tests {
         }
         for name in ["OPENAI_API_KEY", "ABLATE_KEY", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK"] {
             assert!(!is_inherited(name), "{name}");
+            assert!(!HELPER.contains(&name), "{name}");
         }
         assert!(for_job(3).contains(&("RAYON_NUM_THREADS".to_string(), "3".to_string())));
         let values = declared_variables(&["PATH".to_string(), "ABLATE_TEST_NO_SUCH_VARIABLE".to_string()]).unwrap();

@@ -1,24 +1,55 @@
-//! Reads past and running runs from their folders: their state for `status`.
+//! Reads past and running runs from their folders: a list of them for `runs`, and their state for `status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::git::GitState;
+use super::report::{Headline, RunPhase};
 use super::run_folder::{EventKind, RunEvent, is_alive, read_events, report_path};
+use super::run_number::numbers;
+use super::select::Selection;
+use super::time_left::Speed;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Hash, RequestProgress, files};
-use ablate_store::Store;
+use ablate_store::{Build, ExperimentId, Store};
 
-/// The part of `run.json` that is read back.
+/// The part of `run.json` that is read back. Runs of earlier versions lack some of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PastRun {
     pub run: String,
-    pub experiment: String,
+    /// Its number; 0 until [`read`] has found it.
+    #[serde(default, deserialize_with = "number_or_zero")]
+    pub number: u64,
+    #[serde(flatten)]
+    pub experiment: ExperimentId,
+    #[serde(default)]
+    pub overrides: Vec<String>,
+    #[serde(default, skip_serializing_if = "Selection::is_all")]
+    pub selection: Selection,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub force: Vec<String>,
+    /// The files that the experiment was read from, with the hashes of their contents.
+    #[serde(default, skip_serializing)]
+    pub files: Vec<(PathBuf, Hash)>,
+    #[serde(default)]
+    pub git: Option<GitState>,
+    #[serde(default, skip_serializing_if = "Build::is_unknown")]
+    pub build: Build,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    #[serde(default)]
+    pub headline: Option<Headline>,
     pub command: Vec<String>,
     pub started: String,
     pub seconds: f64,
     pub ended: bool,
+    #[serde(default, skip_serializing)]
+    phase: Option<RunPhase>,
+    #[serde(default, skip_serializing)]
+    interrupted: bool,
     #[serde(default)]
     pub selected: usize,
     #[serde(default)]
@@ -41,6 +72,18 @@ impl PastInstance {
     }
 }
 
+/// One run of a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    #[serde(flatten)]
+    pub run: PastRun,
+    pub state: RunPhase,
+    /// Seconds from the start of the run to its end, or to its last event.
+    pub elapsed: f64,
+    /// Number of instances by outcome, including those that the plan found fresh.
+    pub outcomes: BTreeMap<String, usize>,
+}
+
 /// The state of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -60,13 +103,32 @@ pub struct Status {
     pub failed: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunPhase {
-    Running,
-    Ended,
-    /// It has not ended, and its process is gone.
-    Killed,
+impl PastRun {
+    /// How the run ended; `None` if its file does not say that it ended.
+    pub fn end(&self) -> Option<RunPhase> {
+        if !self.ended {
+            return None;
+        }
+        // Earlier versions did not write it.
+        let any = |outcome: &str| self.instances.iter().any(|instance| instance.outcome == outcome);
+        Some(match self.phase {
+            Some(phase) => phase,
+            None if self.interrupted => RunPhase::Interrupted,
+            None if any("failed") => RunPhase::Failed,
+            None if any("detached") => RunPhase::Detached,
+            None if any("skipped") => RunPhase::Failed,
+            None => RunPhase::Finished,
+        })
+    }
+
+    /// The names of the instances that the run executed.
+    pub fn ran(&self) -> BTreeSet<&str> {
+        self.instances.iter().filter(|one| one.outcome == "ran").map(|one| one.name.as_str()).collect()
+    }
+}
+
+fn number_or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(Option::<u64>::deserialize(deserializer)?.unwrap_or(0))
 }
 
 /// An instance that runs, as of the last event.
@@ -77,6 +139,8 @@ pub struct RunningInstance {
     pub seconds: f64,
     /// Done, total and unit.
     pub progress: Option<(u64, u64, String)>,
+    /// Seconds left; `None` while too little was measured.
+    pub left: Option<f64>,
     pub loss: Option<f64>,
     /// Its requests to an endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,8 +162,8 @@ pub fn runs(store: &Store) -> Result<Vec<String>> {
 /// The shortest accepted start of a run's id. A shorter one could be a number that the user took for a position.
 const MIN_ID_LENGTH: usize = 4;
 
-/// Finds a run by `latest`, by `latest~1` for the one before it, by the start of its name, or by the start of the id at
-/// the end of its name.
+/// Finds a run by `latest`, by `latest~1` for the one before it, by its number, by the start of its name, or by the start
+/// of the id at the end of its name.
 pub fn find(store: &Store, name: &str) -> Result<String> {
     let runs = runs(store)?;
     if runs.is_empty() {
@@ -116,20 +180,69 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
     }
     let has_id =
         |run: &str| name.len() >= MIN_ID_LENGTH && run.rsplit_once('-').is_some_and(|(_, id)| id.starts_with(name));
-    let found: Vec<&String> = runs.iter().filter(|run| run.starts_with(name) || has_id(run)).collect();
+    let number = name.parse::<u64>().ok();
+    let numbers = if number.is_some() { numbers(store)? } else { BTreeMap::new() };
+    let has_number = |run: &String| number.is_some() && numbers.get(run).copied() == number;
+    // A short number is no start of a name: all names start with a year.
+    let is_start = |run: &str| (number.is_none() || name.len() >= MIN_ID_LENGTH) && run.starts_with(name);
+    let found: Vec<&String> = runs.iter().filter(|run| has_number(run) || is_start(run) || has_id(run)).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => match nearest(name, runs.iter().map(String::as_str)) {
             Some(near) => bail!("there is no run `{name}`\nhelp: a run of a similar name exists: `{near}`"),
             None => bail!("there is no run `{name}`\nhelp: the latest run is `{}`", runs[runs.len() - 1]),
         },
-        many => bail!("{} runs match `{name}`: give more characters of the name", many.len()),
+        many => bail!("{} runs match `{name}`: give more characters of the name, such as `{}`", many.len(), many[0]),
     }
 }
 
 /// Reads `run.json` of a run.
 pub fn read(store: &Store, run: &str) -> Result<PastRun> {
-    files::read_json(&report_path(&store.runs_path().join(run)))
+    let mut past: PastRun = files::read_json(&report_path(&store.runs_path().join(run)))?;
+    if past.number == 0 {
+        past.number = numbers(store)?.get(run).copied().unwrap_or(0);
+    }
+    Ok(past)
+}
+
+/// The latest runs that `wanted` accepts, oldest first, at most `count`, and the names of runs that cannot be read.
+pub fn list(
+    store: &Store,
+    count: usize,
+    wanted: &dyn Fn(&RunSummary) -> bool,
+) -> Result<(Vec<RunSummary>, Vec<String>)> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    for name in runs(store)?.into_iter().rev() {
+        if found.len() >= count {
+            break;
+        }
+        match summarize(store, &name) {
+            Ok(summary) if wanted(&summary) => found.push(summary),
+            Ok(_) => {}
+            Err(_) => unreadable.push(name),
+        }
+    }
+    found.reverse();
+    unreadable.reverse();
+    Ok((found, unreadable))
+}
+
+fn summarize(store: &Store, name: &str) -> Result<RunSummary> {
+    let run = read(store, name)?;
+    if let Some(state) = run.end() {
+        let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+        for instance in &run.instances {
+            *outcomes.entry(instance.outcome.clone()).or_default() += 1;
+        }
+        return Ok(RunSummary { elapsed: run.seconds, state, outcomes, run });
+    }
+    let Status { run, state, elapsed, outcomes, .. } = status(store, name)?;
+    Ok(RunSummary { run, state, elapsed, outcomes })
+}
+
+/// The names of the runs that are going on, oldest first.
+pub fn running(store: &Store) -> Result<Vec<String>> {
+    Ok(runs(store)?.into_iter().filter(|run| is_alive(&store.runs_path().join(run))).collect())
 }
 
 /// The current state of a run, from its report and its events.
@@ -144,7 +257,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
     if run.fresh > 0 {
         outcomes.insert("fresh".to_string(), run.fresh);
     }
-    let mut running: BTreeMap<String, (f64, RunningInstance)> = BTreeMap::new();
+    let mut running: BTreeMap<String, (f64, Speed, RunningInstance)> = BTreeMap::new();
     let (mut failed, mut detached) = (Vec::new(), Vec::new());
     let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for RunEvent { seconds, instance, kind } in events {
@@ -152,12 +265,19 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
             EventKind::Waits { why } => drop(waiting.insert(instance, why)),
             EventKind::Started => {
                 waiting.remove(&instance);
-                let name = instance.clone();
-                let new = RunningInstance { instance: name, seconds: 0.0, progress: None, loss: None, requests: None };
-                running.insert(instance, (seconds, new));
+                let new = RunningInstance {
+                    instance: instance.clone(),
+                    seconds: 0.0,
+                    progress: None,
+                    left: None,
+                    loss: None,
+                    requests: None,
+                };
+                running.insert(instance, (seconds, Speed::default(), new));
             }
             EventKind::Progress { done, total, unit, loss, requests } => {
-                if let Some((_, running)) = running.get_mut(&instance) {
+                if let Some((_, speed, running)) = running.get_mut(&instance) {
+                    speed.add(seconds, done);
                     running.progress = Some((done, total, unit));
                     running.loss = loss;
                     running.requests = requests;
@@ -175,13 +295,16 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
             }
         }
     }
-    let state = match (run.ended, alive) {
-        (true, _) => RunPhase::Ended,
-        (false, true) => RunPhase::Running,
-        (false, false) => RunPhase::Killed,
+    let state = match (run.end(), alive) {
+        (Some(end), _) => end,
+        (None, true) => RunPhase::Running,
+        (None, false) => RunPhase::Killed,
     };
-    let with_age =
-        |(begun, running): (f64, RunningInstance)| RunningInstance { seconds: (elapsed - begun).max(0.0), ..running };
+    let with_age = |(begun, speed, running): (f64, Speed, RunningInstance)| RunningInstance {
+        seconds: (elapsed - begun).max(0.0),
+        left: running.progress.as_ref().and_then(|(_, total, _)| speed.left(elapsed, *total)),
+        ..running
+    };
     let running = running.into_values().map(with_age).collect();
     let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
     Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
@@ -230,14 +353,17 @@ mod tests {
         assert_eq!(find("abcd3").as_deref(), Ok(runs[1]));
         assert_eq!(find("1200").as_deref(), Ok(runs[2]));
         assert_eq!(find("latest~2").as_deref(), Ok(runs[0]));
-        let errors = ["1", "abc", "abcd", "20260102", "0000", "latest~3"].map(|name| find(name).unwrap_err());
+        assert_eq!(find("1").as_deref(), Ok(runs[0]), "its number");
+        let errors = ["4", "202", "abc", "abcd", "20260102", "0000", "latest~3"].map(|name| find(name).unwrap_err());
         expect![[r#"
-            there is no run `1`
+            there is no run `4`
+            help: the latest run is `20260102T130000.003Z-120000`
+            there is no run `202`
             help: the latest run is `20260102T130000.003Z-120000`
             there is no run `abc`
             help: the latest run is `20260102T130000.003Z-120000`
-            2 runs match `abcd`: give more characters of the name
-            2 runs match `20260102`: give more characters of the name
+            2 runs match `abcd`: give more characters of the name, such as `20260101T120000.001Z-abcd12`
+            2 runs match `20260102`: give more characters of the name, such as `20260102T120000.002Z-abcd34`
             there is no run `0000`
             help: the latest run is `20260102T130000.003Z-120000`
             there are 3 runs: `latest~3` is older than the oldest"#]]

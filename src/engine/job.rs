@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::environment;
-use ablate_core::base::{Detached, ErrorChain, Hash, Progress, Seed, StageEvent, files};
+use ablate_core::base::{Detached, ErrorChain, Hash, Progress, STOP, Seed, StageEvent, files};
 use ablate_core::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use ablate_store::Lock;
 
@@ -122,6 +122,14 @@ fn read_variables() -> Result<BTreeMap<String, String>> {
 struct EventWriter(Mutex<std::io::Stdout>);
 
 impl Progress for EventWriter {
+    fn stop_requested(&self) -> bool {
+        STOP.is_made()
+    }
+
+    fn allow_time_to_stop(&self, time: Duration) {
+        STOP.allow(time);
+    }
+
     fn emit(&self, event: StageEvent) {
         let line = serde_json::to_string(&event);
         let line = line.unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}")) + "\n";

@@ -48,14 +48,14 @@ impl<'a> Journal<'a> {
         experiment: &'a ExperimentId,
         observer: &'a dyn Observer,
         folder: &'a Path,
-        out: Option<&Path>,
+        links: Option<&Path>,
     ) -> Journal<'a> {
         Journal {
             store,
             experiment,
             observer,
             folder,
-            links: out.map(|out| OutputLinks::new(out, &experiment.name)),
+            links: links.map(OutputLinks::new),
             begun: Instant::now(),
             reports: BTreeMap::new(),
             notes: Vec::new(),

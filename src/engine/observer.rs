@@ -21,6 +21,8 @@ pub trait Observer {
     /// The running stage reports progress, a note or a warning.
     fn event(&self, _id: InstanceId, _instance: &Instance, _event: &StageEvent) {}
     fn finished(&self, _id: InstanceId, _instance: &Instance, _outcome: &Outcome, _seconds: f64) {}
+    /// Called several times per second while the run goes on.
+    fn tick(&self) {}
     fn ended(&self, _report: &RunReport) {}
 }
 

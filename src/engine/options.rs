@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::executor::Executor;
 use super::select::Selection;
+use ablate_core::base::Hash;
+use ablate_store::Build;
 
 #[derive(Clone)]
 pub struct RunOptions {
@@ -40,13 +42,16 @@ pub struct RunOptions {
     pub executor: Arc<dyn Executor>,
     /// Stops the run when set: no stage is started, running children are ended, and their work can be resumed.
     pub interrupt: Arc<AtomicBool>,
-    /// Folder of the links to outputs: `<out>/<experiment>/<instance>/<output>`.
+    /// Folder of the links to outputs, see [`output_folder`](crate::links::output_folder).
     pub out: Option<PathBuf>,
     /// Name of the no-op cache in the store.
     pub noop_cache: Option<String>,
-    /// Whether the experiment runs as its file is, without overrides. Then `gc` forgets the instances that the file
-    /// no longer has.
-    pub as_written: bool,
+    /// The values of `--set`. Without them, `gc` forgets the instances that the file no longer has.
+    pub overrides: Vec<String>,
+    /// The files that the experiment was read from, for the report of the run.
+    pub files: Vec<(PathBuf, Hash)>,
+    /// The build of this program, for the records and the report of the run.
+    pub build: Build,
     /// The command line, for the report of the run.
     pub command: Vec<String>,
 }
@@ -72,7 +77,9 @@ impl RunOptions {
             interrupt: Arc::default(),
             out: None,
             noop_cache: None,
-            as_written: true,
+            overrides: Vec::new(),
+            files: Vec::new(),
+            build: Build::default(),
             command: Vec::new(),
         }
     }

@@ -25,8 +25,8 @@ pub struct PlanOptions {
     pub retry: BTreeSet<String>,
     /// Name of the no-op cache in the store.
     pub noop_cache: Option<String>,
-    /// Folder of the links to outputs, if a missing link makes an instance take the normal path.
-    pub out: Option<PathBuf>,
+    /// Folder of this experiment's links to outputs, if a missing link makes an instance take the normal path.
+    pub links: Option<PathBuf>,
 }
 
 /// One entry per instance, in the order of the expansion.
@@ -60,7 +60,7 @@ pub enum PlanState {
 }
 
 impl PlanEntry {
-    fn new(id: InstanceId, state: PlanState) -> PlanEntry {
+    pub(super) fn new(id: InstanceId, state: PlanState) -> PlanEntry {
         PlanEntry { id, state, identity: None, record: None, stamps: None, compared: None }
     }
 
@@ -99,7 +99,7 @@ pub(super) fn plan_with(
     external: &mut ExternalInputs,
 ) -> Result<Plan> {
     let mut entries: Vec<PlanEntry> = Vec::with_capacity(expansion.instances.len());
-    let links = options.out.as_deref().map(|out| OutputLinks::new(out, &options.experiment.name));
+    let links = options.links.as_deref().map(OutputLinks::new);
     let mut cache = NoopCache::load(store, options.noop_cache.as_deref(), expansion);
     for (id, instance) in expansion.ids().zip(&expansion.instances) {
         let (upstream, cached) = (upstream_not_fresh(instance, &entries), cache.next());

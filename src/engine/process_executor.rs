@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::capped_log::AttemptLog;
 use super::environment;
 use super::executor::{ExecutionContext, ExecutionResult, Executor, Work};
-use super::supervisor::{self, ExitReason, KILL_DELAY, SpawnRequest, SpawnResult, TERMINATE};
+use super::supervisor::{self, ExitReason, SpawnRequest, SpawnResult, TERMINATE};
 use super::supervisor_pool::{POLL_INTERVAL, ReadResult, Supervisor, SupervisorPool};
 use ablate_core::base::{ErrorChain, StageEvent, files};
 use ablate_core::stage::Summary;
@@ -19,8 +19,8 @@ use ablate_core::stage::Summary;
 /// The hidden subcommand that runs one job.
 pub const SUBCOMMAND: &str = "stage-job";
 
-/// How long a supervisor may take to end its program. Longer than the delay after which the supervisor kills it.
-const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(KILL_DELAY.as_secs() + 5);
+/// How much longer a supervisor may take to end its program than the delay after which it kills it.
+const SUPERVISOR_DELAY: Duration = Duration::from_secs(5);
 
 /// The longest line of events in bytes. Events of built-in kinds are much shorter.
 const MAX_LINE: usize = 256 << 20;
@@ -110,6 +110,7 @@ fn follow(supervisor: &mut Supervisor, context: &ExecutionContext, events: bool,
     // Elapsed time without the time in which this process itself was stopped.
     let (mut last, mut elapsed) = (Instant::now(), Duration::ZERO);
     let mut stop_sent: Option<Duration> = None;
+    let timeout = supervisor::kill_delay(events) + SUPERVISOR_DELAY;
     loop {
         elapsed += last.elapsed().min(4 * POLL_INTERVAL);
         last = Instant::now();
@@ -118,11 +119,11 @@ fn follow(supervisor: &mut Supervisor, context: &ExecutionContext, events: bool,
             supervisor.is_usable = supervisor.send(format!("{TERMINATE}\n").as_bytes()).is_ok();
         }
         // A supervisor that does not answer is killed. The kernel then kills its program.
-        supervisor.is_usable &= stop_sent.is_none_or(|sent| elapsed < sent.saturating_add(SUPERVISOR_TIMEOUT));
+        supervisor.is_usable &= stop_sent.is_none_or(|sent| elapsed < sent.saturating_add(timeout));
         if !supervisor.is_usable {
             return ExecutionResult::Interrupted;
         }
-        if context.time.is_some_and(|time| elapsed > time.saturating_add(SUPERVISOR_TIMEOUT)) {
+        if context.time.is_some_and(|time| elapsed > time.saturating_add(timeout)) {
             supervisor.is_usable = false;
             return classify_exit(None, &ExitReason::TimedOut, context, events, log);
         }

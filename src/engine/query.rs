@@ -1,5 +1,6 @@
 //! Reads the state of instances for `ls`, `show`, `logs` and `why`: their plan, their records and their last failure.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,7 +10,7 @@ use super::capped_log::rotated_path;
 use super::plan::{Plan, PlanState};
 use super::report::Failure;
 use ablate_core::base::{ErrorChain, Hash, files};
-use ablate_experiment::{Expansion, InstanceId};
+use ablate_experiment::{Expansion, InstanceId, Upstream};
 use ablate_store::{ExperimentId, SlimRecord, StageRecord, Store};
 
 /// One line of `ls`.
@@ -41,6 +42,9 @@ pub struct InstanceDetails {
     /// Output names and their paths in the store.
     pub paths: Vec<(String, PathBuf)>,
     pub log: Option<PathBuf>,
+    /// The instance and its output, the path, or the environment variable that each input comes from, by the key that names
+    /// the input.
+    pub inputs: BTreeMap<String, String>,
     /// Set if the instance is not fresh and its last execution failed.
     pub failure: Option<Failure>,
 }
@@ -67,7 +71,20 @@ impl Query<'_> {
         let outputs = record.iter().flat_map(|record| &record.outputs);
         let paths = outputs.map(|(name, artifact)| (name.clone(), self.store.artifact_path(artifact))).collect();
         let log = last_log(self.experiment, self.expansion, self.store, id);
-        InstanceDetails { summary, record, paths, log, failure: self.last_failure(id) }
+        let inputs = self.expansion.get(id).inputs.iter();
+        let inputs = inputs.map(|input| (input.role.to_string(), self.source(&input.upstream))).collect();
+        InstanceDetails { summary, record, paths, log, inputs, failure: self.last_failure(id) }
+    }
+
+    /// Where an input comes from, for people.
+    fn source(&self, upstream: &Upstream) -> String {
+        match upstream {
+            Upstream::Output { instance, output, .. } => {
+                format!("`{}` of `{}`", output, self.expansion.get(*instance).name)
+            }
+            Upstream::External { path } => format!("`{}`", path.display()),
+            Upstream::Environment { name } => format!("environment variable `{name}`"),
+        }
     }
 
     /// The failure of the last execution. `None` if it did not fail, or if the instance is fresh now.

@@ -3,12 +3,17 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use super::dirty::DirtyReason;
+use super::git::GitState;
+use super::run_folder::report_path;
+use super::select::Selection;
 use ablate_core::base::escape::indented;
-use ablate_core::base::{ErrorChain, Hash};
+use ablate_core::base::{ErrorChain, Hash, files};
 use ablate_experiment::InstanceId;
+use ablate_store::{Build, ExperimentId};
 
 /// The exit code of a run that has to be continued when an endpoint has answered: `EX_TEMPFAIL` of BSD.
 pub const DETACHED: u8 = 75;
@@ -83,20 +88,93 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Where a run is, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunPhase {
+    Running,
+    /// Every selected instance is up to date.
+    Finished,
+    /// An instance failed, or could not run because its input is not up to date.
+    Failed,
+    /// Stopped by the user.
+    Interrupted,
+    /// No instance failed, and an endpoint still works on requests.
+    Detached,
+    /// It has not ended, and its process is gone.
+    Killed,
+}
+
+impl RunPhase {
+    /// The name of the variant, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunPhase::Running => "running",
+            RunPhase::Finished => "finished",
+            RunPhase::Failed => "failed",
+            RunPhase::Interrupted => "interrupted",
+            RunPhase::Detached => "detached",
+            RunPhase::Killed => "killed",
+        }
+    }
+}
+
+/// The number by which a run is remembered: of its first report, the first contrast, or else the row with the highest
+/// mean. Values are shares from 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Headline {
+    /// Name of the report.
+    pub report: String,
+    pub metric: String,
+    /// The name of the contrast, or the label of the row.
+    pub label: String,
+    /// Whether the value is a difference.
+    pub is_contrast: bool,
+    pub value: f64,
+    /// Whether some of its instances have not run.
+    #[serde(default)]
+    pub partial: bool,
+    /// The 95 % confidence interval; `None` if it has no bounds.
+    #[serde(default)]
+    pub interval: Option<(f64, f64)>,
+}
+
 /// What a run did. Written to `run.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
     /// Name of the run: `<time>-<id>`.
     pub run: String,
+    /// Its number in the store; `None` for a no-op run.
+    pub number: Option<u64>,
     /// Folder of its report and logs; `None` for a no-op run, which writes nothing.
     pub folder: Option<PathBuf>,
-    pub experiment: String,
+    #[serde(flatten)]
+    pub experiment: ExperimentId,
+    /// The values of `--set`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<String>,
+    #[serde(skip_serializing_if = "Selection::is_all")]
+    pub selection: Selection,
+    /// Stages and instances that ran although they were fresh.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub force: Vec<String>,
+    /// The files that the experiment was read from, with the hashes of their contents.
+    pub files: Vec<(PathBuf, Hash)>,
+    /// The working tree of the experiment's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitState>,
+    pub build: Build,
+    pub host: String,
     pub command: Vec<String>,
     pub started: String,
     pub seconds: f64,
     pub interrupted: bool,
     /// Whether the run has ended. In the file of a running or killed run this is false.
     pub ended: bool,
+    pub phase: RunPhase,
+    /// Written when the tables are computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headline: Option<Headline>,
     /// Number of selected instances.
     pub selected: usize,
     /// How many of them the plan found fresh.
@@ -127,6 +205,21 @@ impl RunReport {
             Outcome::Failed(failure) => Some(failure),
             _ => None,
         })
+    }
+
+    /// How the run ends.
+    pub fn end(&self) -> RunPhase {
+        match self.exit_code() {
+            0 => RunPhase::Finished,
+            130 => RunPhase::Interrupted,
+            DETACHED => RunPhase::Detached,
+            _ => RunPhase::Failed,
+        }
+    }
+
+    /// Writes `run.json`. A no-op run writes nothing.
+    pub fn write(&self) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), |folder| files::write_json(&report_path(folder), self))
     }
 
     /// 130 after an interruption; 1 after a failure, or 2 if wrong input caused every failure; [`DETACHED`] if an instance

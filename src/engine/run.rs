@@ -5,17 +5,19 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use super::git::GitState;
 use super::identity::ExternalInputs;
-use super::links::OutputLinks;
+use super::links::{OutputLinks, output_folder};
 use super::noop_cache::NoopCache;
 use super::observer::Observer;
 use super::options::RunOptions;
 use super::plan::{Plan, PlanEntry, PlanOptions, PlanState, plan_with};
-use super::report::{InstanceReport, Outcome, RunReport};
-use super::run_folder::{alive_path, report_path};
+use super::report::{InstanceReport, Outcome, RunPhase, RunReport};
+use super::run_folder::alive_path;
+use super::run_number::take_number;
 use super::scheduler::Scheduler;
 use super::select::matching;
-use ablate_core::base::{Hash, files};
+use ablate_core::base::Hash;
 use ablate_core::stage::Pool;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
 use ablate_store::{ExperimentEntry, ExperimentId, Lock, ObjectState, Store, host};
@@ -43,7 +45,7 @@ pub fn run(
         force,
         retry: options.retry.clone(),
         noop_cache: options.noop_cache.clone(),
-        out: options.out.clone(),
+        links: options.out.as_deref().map(|out| output_folder(out, &experiment.name, &[])),
     };
     let mut external = ExternalInputs::default();
     let plan = verified_plan(expansion, store, &plan_options, &mut external, &selected)?;
@@ -52,12 +54,22 @@ pub fn run(
     let mut report = RunReport {
         folder: None,
         run: run_name(started),
-        experiment: experiment.name.clone(),
+        number: None,
+        experiment: experiment.clone(),
+        overrides: options.overrides.clone(),
+        selection: options.selection.clone(),
+        force: options.force.clone(),
+        files: options.files.clone(),
+        git: None,
+        build: options.build.clone(),
+        host: host(),
         command: options.command.clone(),
         started: started.to_string(),
         seconds: 0.0,
         interrupted: false,
         ended: false,
+        phase: RunPhase::Running,
+        headline: None,
         selected: selected.len(),
         fresh: plan.counts(&selected).0,
         instances: Vec::new(),
@@ -67,6 +79,7 @@ pub fn run(
         report.instances = fresh.collect();
         report.seconds = begun.elapsed().as_secs_f64();
         report.ended = true;
+        report.phase = report.end();
         observer.ended(&report);
         return Ok(report);
     }
@@ -75,13 +88,17 @@ pub fn run(
     store.remove_stale_sandboxes()?;
     let folder = store.runs_path().join(&report.run);
     report.folder = Some(folder.clone());
-    write_report(&report)?;
+    report.number = Some(take_number(store)?);
+    // Asked before the first stage starts: later every child of this process that is not a supervisor is killed.
+    report.git =
+        (!experiment.file.is_empty()).then(|| GitState::of_file(&store.experiment_file(&experiment))).flatten();
+    report.write()?;
     // Shows other processes that the run is alive. The system frees the lock however this process ends.
     let alive = Lock::try_take(&alive_path(&folder))?;
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, external);
     scheduler.run(plan, &selected);
     if let Some(name) = &options.noop_cache {
-        let links = options.out.as_deref().map(|out| OutputLinks::new(out, &experiment.name));
+        let links = plan_options.links.as_deref().map(OutputLinks::new);
         NoopCache::write(store, name, expansion, links.as_ref(), scheduler.fresh());
     }
     if let Err(error) = note_experiment(&experiment, expansion, store, options) {
@@ -91,7 +108,8 @@ pub fn run(
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
     report.ended = true;
-    if let Err(error) = write_report(&report) {
+    report.phase = report.end();
+    if let Err(error) = report.write() {
         // The outcomes of the stages matter more, and the caller gets them.
         tracing::warn!("the report of the run could not be written: {error:#}");
     }
@@ -157,15 +175,11 @@ fn fresh_report(entry: &PlanEntry, instance: &Instance) -> InstanceReport {
 /// Notes the instances of the experiment for `gc`. With overrides, the instances noted before stay.
 fn note_experiment(id: &ExperimentId, expansion: &Expansion, store: &Store, options: &RunOptions) -> Result<()> {
     let mut instances: BTreeSet<String> = expansion.instances.iter().map(|instance| instance.name.clone()).collect();
-    if !options.as_written {
+    if !options.overrides.is_empty() {
         instances.extend(store.experiment_entry(id).into_iter().flat_map(|known| known.instances));
     }
     let out = options.out.as_deref().and_then(|out| std::path::absolute(out).ok());
     store.note_experiment(&ExperimentEntry { id: id.clone(), host: host(), out, instances })
-}
-
-fn write_report(report: &RunReport) -> Result<()> {
-    report.folder.as_ref().map_or(Ok(()), |folder| files::write_json(&report_path(folder), report))
 }
 
 /// A unique name that sorts by time.

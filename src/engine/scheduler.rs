@@ -71,7 +71,7 @@ impl<'a> Scheduler<'a> {
             options,
             plan_options,
             observer,
-            journal: Journal::new(store, &plan_options.experiment, observer, folder, options.out.as_deref()),
+            journal: Journal::new(store, &plan_options.experiment, observer, folder, plan_options.links.as_deref()),
             state: RunState::new(expansion, &graph, options),
             slots: SharedSlots::new(store),
             graph,
@@ -261,6 +261,7 @@ impl<'a> Scheduler<'a> {
             time: self.options.time,
             devices,
             log: self.journal.log(instance),
+            build: &self.options.build,
             store: self.store,
             executor: self.options.executor.as_ref(),
             stop: &self.options.interrupt,
@@ -271,7 +272,9 @@ impl<'a> Scheduler<'a> {
     where
         'a: 'scope,
     {
-        match messages.recv_timeout(RETRY_INTERVAL.min(workers.max_wait())) {
+        let message = messages.recv_timeout(RETRY_INTERVAL.min(workers.max_wait()));
+        self.observer.tick();
+        match message {
             Ok(TaskMessage::Started(id)) => {
                 let instance = self.expansion.get(id);
                 self.journal.started(instance);

@@ -2,21 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use ablate_core::base::diagnostic::nearest;
 use ablate_experiment::{Expansion, InstanceId, InstanceInput, Upstream};
 
 /// The instances of a run: those in all three lists. An empty list selects all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Selection {
     /// These instances only. Their inputs must be in the store already.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// These instances and everything upstream of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub until: Vec<String>,
     /// These instances, everything downstream of them, and what these instances need.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub downstream_of: Vec<String>,
 }
 
 impl Selection {
+    /// Whether it selects every instance.
+    pub fn is_all(&self) -> bool {
+        *self == Selection::default()
+    }
+
     /// The selected instances. A pattern that matches nothing is an error.
     pub fn resolve(&self, expansion: &Expansion) -> anyhow::Result<BTreeSet<InstanceId>> {
         let all = || expansion.ids().collect::<BTreeSet<_>>();

@@ -32,8 +32,11 @@ pub(super) const TERMINATE: &str = "stop";
 pub(super) const PAUSE: &str = "pause";
 pub(super) const CONTINUE: &str = "continue";
 
-/// The time between SIGTERM and SIGKILL.
-pub(super) const KILL_DELAY: Duration = Duration::from_secs(5);
+/// The time between SIGTERM and SIGKILL: five seconds for a program, and a minute for a built-in kind, which may have to
+/// write the state of its training.
+pub(super) fn kill_delay(is_built_in: bool) -> Duration {
+    Duration::from_secs(if is_built_in { 60 } else { 5 })
+}
 
 /// How often the program is checked for its end on systems without pidfd.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -141,7 +144,7 @@ fn run_program(request: &SpawnRequest, control: &mut Control) -> ExitReason {
                 if line == TERMINATE && ending.is_none() {
                     ending = Some(ExitReason::Terminated);
                     process_tree::signal_group(group, Signal::TERM);
-                    deadline = Some(Instant::now() + KILL_DELAY);
+                    deadline = Some(Instant::now() + kill_delay(request.events));
                 }
             }
             if control.closed {
@@ -154,7 +157,7 @@ fn run_program(request: &SpawnRequest, control: &mut Control) -> ExitReason {
             let first_signal = ending.is_none();
             ending.get_or_insert(ExitReason::TimedOut);
             process_tree::signal_group(group, if first_signal { Signal::TERM } else { Signal::KILL });
-            deadline = Some(Instant::now() + KILL_DELAY);
+            deadline = Some(Instant::now() + kill_delay(request.events));
         }
     }
     let status = kill_all(&mut child);

@@ -24,7 +24,7 @@ use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind, InputPath, OutputSpec};
 use ablate_experiment::{Instance, InstanceId, Upstream};
-use ablate_store::{self, Lock, ObjectState, Provenance, SlimRecord, StageRecord, Store, list_files};
+use ablate_store::{self, Build, Lock, ObjectState, Provenance, SlimRecord, StageRecord, Store, list_files};
 
 pub(super) struct Task<'a> {
     pub(super) id: InstanceId,
@@ -44,6 +44,8 @@ pub(super) struct Task<'a> {
     /// The devices that this task may use exclusively; empty on the CPU.
     pub(super) devices: Vec<String>,
     pub(super) log: PathBuf,
+    /// The build of this program.
+    pub(super) build: &'a Build,
     pub(super) store: &'a Store,
     pub(super) executor: &'a dyn Executor,
     pub(super) stop: &'a AtomicBool,
@@ -163,6 +165,7 @@ impl Task<'_> {
                 host: ablate_store::host(),
                 device: self.device(),
                 version: env!("CARGO_PKG_VERSION").to_string(),
+                build: self.build.clone(),
                 threads: self.threads,
                 started: begun_at.to_string(),
                 seconds: begun.elapsed().as_secs_f64(),

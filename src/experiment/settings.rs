@@ -1,4 +1,4 @@
-//! `[settings]`: the device, the parallelism and the pools. They never change a result.
+//! `[settings]`: the device, the parallelism, the pools and the command at the end of a run. They never change a result.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::diagnostics::Diagnostics;
 use super::label::name_error;
 use super::section::Section;
 
-/// The device, the parallelism and the pools. Command line options override them.
+/// The device, the parallelism, the pools and the command at the end of a run. Command line options override the first two.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -18,11 +18,14 @@ pub struct Settings {
     pub jobs: Option<usize>,
     /// The slots of the pools `cpu`, `gpu` and `teacher`, and of pools that stages name in `limits`.
     pub pools: BTreeMap<String, usize>,
+    /// A shell command that runs when a run ends. It gets the run as JSON on stdin, and `ABLATE_RUN`, `ABLATE_EXPERIMENT`,
+    /// `ABLATE_OUTCOME`, `ABLATE_SECONDS` and `ABLATE_REPORT` in its environment.
+    pub notify: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { device: "auto".to_string(), jobs: None, pools: BTreeMap::new() }
+        Settings { device: "auto".to_string(), jobs: None, pools: BTreeMap::new(), notify: None }
     }
 }
 
@@ -47,6 +50,10 @@ pub(crate) fn read(section: &Section<'_>, is_used: &dyn Fn(&str) -> bool, diagno
             section.wrong(&["jobs"], format!("at most {MAX_SLOTS} jobs are allowed, not {jobs}"), None, diagnostics);
         }
         _ => {}
+    }
+    if settings.notify.as_ref().is_some_and(|command| command.trim().is_empty()) {
+        let help = "write a shell command, or remove the key".to_string();
+        section.wrong(&["notify"], "the command is empty", Some(help), diagnostics);
     }
     for (pool, slots) in &settings.pools {
         if let Some(message) = name_error(pool) {

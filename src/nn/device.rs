@@ -104,6 +104,11 @@ pub fn listed(devices: &[Device]) -> String {
     devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// The Cargo features of this build that concern devices.
+pub fn features() -> &'static [&'static str] {
+    if cfg!(feature = "cuda") { &["cuda"] } else { &[] }
+}
+
 /// The GPUs, or the reason why there is none.
 pub fn survey() -> Survey {
     cuda::survey()

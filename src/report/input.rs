@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::made_by::MadeBy;
 use ablate_data::records::{CreditedItem, CurveStep, Score};
 use ablate_experiment::ReportSpec;
 
@@ -22,7 +23,8 @@ pub struct ReportInput<'a> {
     pub credits: Vec<CreditedInstance>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
-    /// Facts about the run for the footer of the page: versions, device, dates.
+    pub made_by: MadeBy,
+    /// The facts of `made_by` as names and values.
     pub provenance: Vec<(String, String)>,
     /// Notes about the report as a whole.
     pub notes: Vec<String>,

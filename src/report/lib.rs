@@ -18,10 +18,12 @@ mod csv;
 mod detail_tables;
 mod disagreements;
 mod estimates;
+mod headline;
 mod latex;
 mod layout;
 mod load;
 mod load_side;
+pub mod made_by;
 mod markdown;
 pub mod model_card;
 pub mod results;
@@ -43,6 +45,7 @@ mod tests;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use ablate_engine::Headline;
 use answers::Answers;
 pub use disagreements::Disagreement;
 use html::ServedPage;
@@ -50,6 +53,8 @@ use input::{Cost, Curve, GraphNode, StageDetails};
 pub use input::{CreditedInstance, ReportInput};
 pub use load::{load_input, load_results};
 pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
+use made_by::MadeBy;
+pub use made_by::Origin;
 use sweeps::Sweep;
 pub use table::Table;
 pub use tensorboard::FILE as EVENT_FILE;
@@ -68,6 +73,9 @@ pub struct Report {
     pub credits: Vec<CreditMap>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
+    /// What made the report.
+    pub made_by: MadeBy,
+    /// The same as names and values.
     pub provenance: Vec<(String, String)>,
     pub notes: Vec<String>,
     /// The plots of each table.
@@ -114,6 +122,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         credits: token_credit::maps(&input.credits, &input.images),
         graph: input.graph.clone(),
         costs: input.costs.clone(),
+        made_by: input.made_by.clone(),
         provenance: input.provenance.clone(),
         notes: input.notes.clone(),
         sweeps,
@@ -136,6 +145,11 @@ impl Report {
     /// Tables and contrasts in lines of at most `width` columns. `color` adds ANSI styles.
     pub fn terminal(&self, width: usize, color: bool) -> String {
         terminal::render(self, width, color)
+    }
+
+    /// The number by which the run is remembered; `None` without a value.
+    pub fn headline(&self) -> Option<Headline> {
+        headline::of(self)
     }
 
     pub fn markdown(&self) -> String {

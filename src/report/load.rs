@@ -12,6 +12,7 @@ use super::input::{
     Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, MixtureAxis, NodeState, ReportInput,
     ScoreSource, StageDetails, TimeSpan, TrainingRun,
 };
+use super::made_by::{MadeBy, Origin};
 use super::results::ExperimentResults;
 use super::stage_details;
 use super::token_credit::{self, INSTANCES, QUESTIONS};
@@ -20,7 +21,8 @@ use ablate_core::stage::ArtifactKind;
 use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::CreditedItem;
-use ablate_engine::{Outcome, Plan, PlanState, RunReport};
+use ablate_engine::history::PastRun;
+use ablate_engine::{Plan, PlanState};
 use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, Lineage, ReportSpec, Upstream};
 use ablate_store::{Provenance, SlimRecord, StageRecord, Store};
 
@@ -28,7 +30,7 @@ use ablate_store::{Provenance, SlimRecord, StageRecord, Store};
 const ANSWER_BYTES: usize = 13 << 20;
 
 /// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
-/// up-to-date result has no scores and no curve. A result counts as reused if the run `ran` did not make it.
+/// up-to-date result has no scores and no curve. A result counts as reused if the run of `origin` did not make it.
 ///
 /// Errors: an unreadable output, or a name in `only` that the experiment does not have.
 pub fn load_input(
@@ -36,7 +38,7 @@ pub fn load_input(
     expansion: &Expansion,
     plan: &Plan,
     store: &Store,
-    ran: Option<&RunReport>,
+    origin: &Origin,
     only: Option<&str>,
 ) -> Result<ReportInput<'static>> {
     let specs: Vec<&ReportSpec> =
@@ -49,6 +51,7 @@ pub fn load_input(
         };
         anyhow::bail!("`{}` has no report `{name}`: {known}", experiment.path.display());
     }
+    let ran = origin.run.as_ref().map(PastRun::ran);
     let results = Results { expansion, plan, store, ran };
     let stages: BTreeSet<&str> = specs.iter().map(|spec| spec.stage.as_str()).collect();
     let mut evaluations = Vec::new();
@@ -101,6 +104,7 @@ pub fn load_input(
             None
         }
     };
+    let made_by = MadeBy::collect(experiment, expansion, plan, store, &results.records(), &specs, origin);
     Ok(ReportInput {
         experiment: experiment.name.clone(),
         about: experiment.about.clone(),
@@ -111,7 +115,8 @@ pub fn load_input(
         credits,
         graph: results.graph(),
         costs: results.costs(),
-        provenance: results.provenance(experiment),
+        provenance: made_by.facts(),
+        made_by,
         notes,
         mixtures: mixtures(experiment),
         stages: results.stages(),
@@ -169,7 +174,8 @@ struct Results<'a> {
     expansion: &'a Expansion,
     plan: &'a Plan,
     store: &'a Store,
-    ran: Option<&'a RunReport>,
+    /// The names of the instances that the run executed, if the report is about a run.
+    ran: Option<BTreeSet<&'a str>>,
 }
 
 impl Results<'_> {
@@ -269,9 +275,6 @@ impl Results<'_> {
             let (record, instance) = (self.record(id)?, self.expansion.get(id));
             let StageRecord { summary, provenance, .. } = self.store.record(record.fingerprint)?;
             let fact = |key: &str| summary.0.get(key);
-            let reused = |run: &RunReport| {
-                run.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
-            };
             Some(Cost {
                 instance: instance.name.clone(),
                 stage: instance.stage.clone(),
@@ -280,7 +283,7 @@ impl Results<'_> {
                 tokens: fact("tokens").and_then(Value::as_u64),
                 flops: fact("flops").and_then(Value::as_f64),
                 device: Some(provenance.device).filter(|device| !device.is_empty()),
-                reused: self.ran.is_some_and(reused),
+                reused: self.ran.as_ref().is_some_and(|ran| !ran.contains(instance.name.as_str())),
             })
         };
         self.expansion.ids().filter_map(cost).collect()
@@ -314,40 +317,9 @@ impl Results<'_> {
         warnings.into_iter().map(render).collect()
     }
 
-    fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {
+    /// The records of all results.
+    fn records(&self) -> Vec<StageRecord> {
         let fresh = self.expansion.ids().filter_map(|id| self.record(id));
-        let records: Vec<StageRecord> = fresh.filter_map(|record| self.store.record(record.fingerprint)).collect();
-        let distinct = |field: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
-            records.iter().map(|record| field(record).to_string()).filter(|text| !text.is_empty()).collect()
-        };
-        let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join(", ");
-        let started = distinct(&|record| &record.provenance.started);
-        // RFC 3339 times in UTC are sorted as text.
-        let dates = match (started.first(), started.last()) {
-            (Some(first), Some(last)) => format!("{} to {}", minute(first), minute(last)),
-            _ => String::new(),
-        };
-        let facts = [
-            (
-                "experiment",
-                experiment.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            ),
-            ("ablate", list(&distinct(&|record| &record.provenance.version))),
-            ("device", list(&distinct(&|record| &record.provenance.device))),
-            ("stages started", dates),
-        ];
-        facts
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.to_string(), value))
-            .collect()
-    }
-}
-
-/// Renders `2025-03-01T10:20:30Z` as `2025-03-01 10:20 UTC`. Other text is returned unchanged.
-fn minute(time: &str) -> String {
-    match (time.get(..10), time.get(10..11), time.get(11..16)) {
-        (Some(day), Some("T"), Some(minute)) if time.ends_with('Z') => format!("{day} {minute} UTC"),
-        _ => time.to_string(),
+        fresh.filter_map(|record| self.store.record(record.fingerprint)).collect()
     }
 }

@@ -30,6 +30,11 @@ pub(super) fn render(report: &Report) -> String {
         list(&table.notes, &mut text);
     }
     list(&report.notes, &mut text);
+    if !report.provenance.is_empty() {
+        text.push_str("\n## What made this report\n");
+        let facts: Vec<String> = report.provenance.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        list(&facts, &mut text);
+    }
     text
 }
 

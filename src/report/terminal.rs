@@ -27,6 +27,9 @@ pub(super) fn render(report: &Report, width: usize, color: bool) -> String {
     for note in &report.notes {
         renderer.paragraph("note: ", note, &mut lines);
     }
+    if let Some(line) = report.made_by.line() {
+        renderer.paragraph("made by: ", &line, &mut lines);
+    }
     lines.push(String::new());
     lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }

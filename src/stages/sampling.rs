@@ -244,7 +244,7 @@ impl Sampling {
         let path = ctx.scratch.join("rollouts.jsonl");
         let mut finished = read_finished(&path, items)?;
         if !finished.is_empty() {
-            ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
+            ctx.progress.choice(format!("resumes with {} of {} items done", finished.len(), items.len()));
         }
         let pending: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
         let prompts: Vec<TokenPrompt> = pending.iter().map(|&index| encoded[index].clone()).collect();

@@ -17,6 +17,7 @@
 //!   locks/store                     shared by runs, exclusive for `gc`
 //!   replies/log                     replies of endpoints by the content of their requests
 //!   runs/<time>-<id>/               arguments (`run.json`), events, logs
+//!   run-number                      the number of the last run
 //!   quarantine/                     objects whose bytes did not match their name
 //!   experiments/                    experiments and their instances, for `gc`
 //!   pins/<name>.json                results that `gc` keeps
@@ -70,7 +71,7 @@ pub use lock::Lock;
 pub use memo::{FolderHandle, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
 pub use pins::Pin;
-pub use record::{LatestNote, Provenance, SlimRecord, StageRecord};
+pub use record::{Build, LatestNote, Provenance, SlimRecord, StageRecord};
 pub use replies::{Fault, Replies, Reply, ReplyTotals, Usage};
 pub use verify::{Problem, VerifyReport};
 
@@ -185,6 +186,16 @@ impl Store {
 
     pub fn runs_path(&self) -> PathBuf {
         self.root.join("runs")
+    }
+
+    /// The file with the number of the last run.
+    pub fn run_number_path(&self) -> PathBuf {
+        self.root.join("run-number")
+    }
+
+    /// Takes the lock of that file and waits for its holder.
+    pub fn lock_run_number(&self) -> Result<Lock> {
+        Lock::take(&self.root.join("locks/run-number"))
     }
 
     /// Takes the run lock of a fingerprint; `None` while another run holds it.

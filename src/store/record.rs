@@ -1,6 +1,7 @@
 //! Records of committed stages by fingerprint, and notes on instances by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,43 @@ pub struct StageRecord {
     pub provenance: Provenance,
 }
 
+/// A build of this program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Build {
+    pub version: String,
+    /// Processor architecture and operating system, such as `x86_64-linux`.
+    pub target: String,
+    /// Cargo features of the build, such as `cuda`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// The git commit that it was built from, if the build set `ABLATE_COMMIT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The start of the hash of the executable: two builds of one version differ in it.
+    pub executable: String,
+}
+
+impl Build {
+    /// Whether nothing is known about the build, as in records of earlier versions.
+    pub fn is_unknown(&self) -> bool {
+        *self == Build::default()
+    }
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Build { version, target, features, commit, executable } = self;
+        let mut details = vec![target.clone()];
+        details.extend(features.iter().cloned());
+        details.extend(commit.iter().map(|commit| format!("commit {commit}")));
+        if !executable.is_empty() {
+            details.push(format!("executable {executable}"));
+        }
+        write!(f, "{version} ({})", details.join(", "))
+    }
+}
+
 /// How a stage was run. Not part of its identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -29,6 +67,9 @@ pub struct Provenance {
     pub device: String,
     /// Version of this program.
     pub version: String,
+    /// Unknown in records of earlier versions.
+    #[serde(skip_serializing_if = "Build::is_unknown")]
+    pub build: Build,
     pub threads: usize,
     /// Start time (RFC 3339, UTC).
     pub started: String,

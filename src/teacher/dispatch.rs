@@ -25,6 +25,8 @@ use ablate_store::{Fault, Usage};
 
 /// How often outages are checked.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a stage that is stopped waits for replies.
+const TIME_TO_STOP: Duration = Duration::from_secs(5);
 /// The bodies of requests in flight have at most this size together, unless one alone is larger.
 const BODY_KIB: usize = 64 << 10;
 /// If the first requests are all rejected, the cause is not their content.
@@ -171,7 +173,8 @@ impl Dispatcher<'_> {
         let mut in_flight = FuturesUnordered::new();
         let mut reserved = Spending::default();
         let mut tick = tokio::time::interval(TICK);
-        // A stage that is stopped waits for the replies that are being paid for, until its process is killed.
+        // A stage that is stopped waits for the replies that are being paid for, until its process ends.
+        self.progress.allow_time_to_stop(TIME_TO_STOP);
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
         loop {
             while run.stop.is_none() && in_flight.len() < concurrency && !run.awaits_first_reply() {

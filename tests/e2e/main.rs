@@ -41,6 +41,7 @@ mod programs;
 mod requests;
 mod results;
 mod resume;
+mod runs;
 mod sandbox;
 mod schema;
 mod signals;

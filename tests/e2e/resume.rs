@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::caching::study;
 use crate::support::{Project, assert_contains, children, ignores_signal, kill, wait_until};
@@ -37,7 +38,7 @@ fn assert_resumes_to_the_same_bytes(interrupt: fn(Child)) {
         let child = project.start(&run);
         wait_for_checkpoint(&project);
         interrupt(child);
-        project.ok(&run).stderr_has(&["resumed"]);
+        project.ok(&run).stderr_has(&["resumes after step "]);
         assert!(project.outputs("study") == expected, "the bytes differ with {threads} threads");
     }
 }
@@ -71,5 +72,28 @@ fn ctrl_c_keeps_checkpoints() {
     let dry = project.ok(&["gc", "--keep-runs", "0", "--dry-run"]).stdout;
     assert_contains(&dry, &["  sft (sft): ", " steps, "]);
     project.ok(&["gc", "--keep-runs", "0"]);
-    project.ok(&["run", "study.toml", "-v"]).stderr_has(&["resumed"]);
+    project.ok(&["run", "study.toml"]).stderr_has(&["      sft: resumes after step "]);
+}
+
+#[test]
+fn ctrl_c_saves_the_training() {
+    let project = study();
+    project.edit("study.toml", "epochs = 2", "epochs = 3000\nkeep_steps = 1000000");
+    let child = project.command(&["run", "study.toml", "--jobs", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("some steps are done", &|| {
+        let status = project.ablate(&["status", "--json"]).stdout;
+        let status = serde_json::from_str::<Value>(&status).unwrap_or_default();
+        status["running"][0]["instance"] == "sft" && status["running"][0]["progress"][0].as_u64() > Some(3)
+    });
+    let signal = if ignores_signal(2) { Signal::TERM } else { Signal::INT };
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{printed}");
+    assert_contains(
+        &printed,
+        &["stopping 1 stage: a training saves its state first", "press Ctrl-C again to end at once"],
+    );
+    assert_eq!(project.json(&["status"])["state"], "interrupted");
+    project.ok(&["run", "study.toml"]).stderr_has(&["      sft: resumes after step "]);
 }

@@ -52,7 +52,7 @@ fn status_distinguishes_running_and_killed_runs() {
     std::fs::remove_file(project.path("hold")).unwrap();
     project.ok(&["run", "chain.toml"]);
     let status = project.json(&["status"]);
-    assert_eq!((&status["state"], &status["outcomes"]["ran"]), (&"ended".into(), &3.into()));
+    assert_eq!((&status["state"], &status["outcomes"]["ran"]), (&"finished".into(), &3.into()));
     let error = project.fails(2, &["status", "latest~7"]);
     error.stderr_has(&["there are 2 runs: `latest~7` is older than the oldest"]);
 }

@@ -14,6 +14,7 @@ pub mod regular_file;
 pub mod resource_limits;
 pub mod seed;
 pub mod shared_str;
+mod stop_request;
 
 pub use diagnostic::{Diagnostic, Source, SourceId, Sources, Span};
 pub use error_chain::{Detached, ErrorChain, wrong_input};
@@ -21,3 +22,4 @@ pub use hash::Hash;
 pub use progress::{Money, Progress, RequestProgress, StageEvent};
 pub use seed::Seed;
 pub use shared_str::SharedStr;
+pub use stop_request::{STOP, StopRequest};

@@ -1,5 +1,7 @@
 //! Progress events of a running stage. A stage emits events; only `cli` prints them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::ErrorChain;
@@ -65,6 +67,14 @@ pub struct Money {
 /// Receives the events of one stage.
 pub trait Progress: Sync {
     fn emit(&self, event: StageEvent);
+
+    /// Whether the stage should save its work and end.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+
+    /// Sets how long the stage takes to end by itself when that is requested. At first it is zero: its process ends at once.
+    fn allow_time_to_stop(&self, _time: Duration) {}
 
     fn note(&self, text: String) {
         self.emit(StageEvent::Note { text });

@@ -27,6 +27,9 @@ use ablate_data::records::CurvePoint;
 const CURVE_POINTS: u64 = 100;
 /// Shortest time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// The most that one step and the writing of its state take when the run is stopped. Less than the delay after which the
+/// process is killed.
+const TIME_TO_STOP: Duration = Duration::from_secs(55);
 
 /// The result of training.
 #[derive(Clone, Debug)]
@@ -148,6 +151,7 @@ impl Run<'_> {
         let steps = self.batches.steps() as u64;
         let (start, mut saved, mut reported) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
+        self.resources.progress.allow_time_to_stop(TIME_TO_STOP);
         for examples in self.batches.starting_at(position.step as usize) {
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
@@ -165,10 +169,14 @@ impl Run<'_> {
             position.targets += targets;
             position.flops += flops;
             self.record(&mut position, stats, norm, steps);
-            if self.state.due(position.step - saved.0, saved.1) && position.step < steps {
+            let stops = self.resources.progress.stop_requested();
+            if (stops || self.state.due(position.step - saved.0, saved.1)) && position.step < steps {
                 session.fetch(&mut trainable_model, &mut optimizer).with_context(place)?;
                 self.state.write(&trainable_model, &optimizer, &position).with_context(place)?;
                 saved = (position.step, Instant::now());
+                if stops {
+                    bail!("stopped after step {number} of {steps}; the same command resumes there");
+                }
             }
             if reported.is_none_or(|reported| reported.elapsed() >= PROGRESS_INTERVAL) || position.step == steps {
                 let seconds = start.elapsed().as_secs_f64().max(1e-9);
@@ -183,6 +191,7 @@ impl Run<'_> {
                 reported = Some(Instant::now());
             }
         }
+        self.resources.progress.allow_time_to_stop(Duration::ZERO);
         session.fetch(&mut trainable_model, &mut optimizer)?;
         state::check(&trainable_model).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
@@ -347,15 +356,16 @@ impl Run<'_> {
         let start = (trainable_model.clone(), optimizer.clone());
         match self.state.read(trainable_model, optimizer) {
             Ok(Some(position)) if position.step <= self.batches.steps() as u64 => {
-                self.resources.progress.note(format!("resumed after step {}", position.step));
+                let steps = self.batches.steps();
+                self.resources.progress.choice(format!("resumes after step {} of {steps}", position.step));
                 return position;
             }
             Ok(None) => return Position::default(),
             Ok(Some(position)) => {
                 let (step, steps) = (position.step, self.batches.steps());
-                self.resources.progress.note(format!("started over: the saved state is at step {step} of {steps}"));
+                self.resources.progress.choice(format!("starts over: the saved state is at step {step} of {steps}"));
             }
-            Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
+            Err(error) => self.resources.progress.choice(format!("starts over: {error:#}")),
         }
         (*trainable_model, *optimizer) = start;
         Position::default()

@@ -25,6 +25,18 @@ fn mean(report: &Report, row: usize, column: usize) -> Option<f64> {
 }
 
 #[test]
+fn headline_is_the_first_contrast_or_the_best_row() {
+    let of = |spec: ReportSpec| {
+        let headline = report(spec, study()).headline().unwrap();
+        (headline.label, headline.is_contrast, headline.value, headline.partial)
+    };
+    assert_eq!(of(spec()), ("preferences help".to_string(), true, 0.5, true));
+    assert_eq!(of(plain_spec(&["model"], &[])).0, "dpo");
+    let errors = ReportSpec { metric: Metric::FormErrors, contrasts: Vec::new(), ..spec() };
+    assert_eq!(report(errors, study()).headline(), None, "no item has facts");
+}
+
+#[test]
 fn terminal_report() {
     expect![[r#"
         Does it help?

@@ -1,6 +1,7 @@
 //! Synthetic evaluations for the tests of reports.
 
 use crate::input::{Evaluation, ReportInput, ScoreSource};
+use crate::made_by::MadeBy;
 use ablate_data::image_keys::ImageKeys;
 use ablate_data::records::{AnswerType, CreditedItem, CreditedResponse, FinishReason, Item, Score, Verdict};
 use ablate_experiment::{Contrast, GroupBy, ReportSpec, Selector};
@@ -95,6 +96,7 @@ pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInp
         credits: Vec::new(),
         graph: Vec::new(),
         costs: Vec::new(),
+        made_by: MadeBy::default(),
         provenance: Vec::new(),
         notes: Vec::new(),
         mixtures: Vec::new(),

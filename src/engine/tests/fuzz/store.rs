@@ -76,7 +76,7 @@ fn plan_on(project: &TestProject, stages: &Expansion, store: &Store) -> anyhow::
     let options = PlanOptions {
         experiment: "test".into(),
         noop_cache: Some(CACHE.to_string()),
-        out: Some(project.path("out")),
+        links: Some(project.path("out/test")),
         ..PlanOptions::default()
     };
     plan(stages, store, &options)

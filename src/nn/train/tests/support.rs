@@ -155,7 +155,7 @@ impl Study {
         }
         let trained = self.run(threads, &state, images, &progress).unwrap();
         let notes = progress.0.into_inner().unwrap();
-        assert!(!notes.is_empty() && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
+        assert!(!notes.is_empty() && notes.iter().all(|note| note.starts_with("resumes after step ")), "{notes:?}");
         trained
     }
 }
@@ -195,7 +195,7 @@ pub(super) struct Notes(pub(super) Mutex<Vec<String>>);
 
 impl Progress for Notes {
     fn emit(&self, event: StageEvent) {
-        if let StageEvent::Note { text } = event {
+        if let StageEvent::Note { text } | StageEvent::Choice { text } = event {
             self.0.lock().unwrap().push(text);
         }
     }
