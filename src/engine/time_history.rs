@@ -32,6 +32,9 @@ pub(super) struct Features {
     pub(super) model_bytes: Option<f64>,
     /// Bytes of the rows that it reads.
     pub(super) row_bytes: Option<f64>,
+    /// What a stage that ran reported: the examples and the tokens that it worked on.
+    examples: Option<f64>,
+    tokens: Option<f64>,
 }
 
 /// One earlier stage.
@@ -39,8 +42,8 @@ struct Past {
     features: Features,
     seconds: f64,
     on_gpu: bool,
-    /// Bytes of its outputs, by name.
-    outputs: BTreeMap<String, f64>,
+    /// Bytes of its outputs, by name, and whether they grow with its work.
+    outputs: BTreeMap<String, (f64, bool)>,
 }
 
 /// The earlier stages of a store.
@@ -109,7 +112,12 @@ impl Past {
         let provenance = &record.provenance;
         let on_gpu = provenance.device.starts_with("cuda");
         let threads = if on_gpu || kind.pool != Pool::Model { 1 } else { provenance.threads.max(1) };
-        let outputs = record.outputs.iter().map(|(name, artifact)| (name.clone(), artifact.size as f64));
+        let fact = |key: &str| record.summary.0.get(key).and_then(Value::as_f64);
+        (features.examples, features.tokens) = (fact("examples"), fact("tokens"));
+        let outputs = record
+            .outputs
+            .iter()
+            .map(|(name, artifact)| (name.clone(), (artifact.size as f64, is_rows(artifact.kind))));
         Past { features, seconds: provenance.seconds * threads as f64, on_gpu, outputs: outputs.collect() }
     }
 }
@@ -126,27 +134,17 @@ impl Features {
             }
         }
         let work = (kind.work)(&|key| values.get(key).and_then(Value::as_f64));
-        Features { values, seed, work: Some(work), model_bytes: None, row_bytes: None }
+        Features { values, seed, work: Some(work), ..Features::default() }
     }
 
     /// Adds the sizes of the inputs. A size that is not known makes the sum unknown.
     pub(super) fn add_inputs(&mut self, inputs: impl Iterator<Item = (ArtifactKind, Option<f64>)>) {
         let (mut models, mut rows) = (Some(0.0), Some(0.0));
         for (kind, size) in inputs {
-            match kind {
-                ArtifactKind::Checkpoint => models = models.zip(size).map(|(sum, size)| sum + size),
-                ArtifactKind::Items
-                | ArtifactKind::Rows
-                | ArtifactKind::Rollouts
-                | ArtifactKind::Judged
-                | ArtifactKind::Credits
-                | ArtifactKind::Pairs
-                | ArtifactKind::Scores => rows = rows.zip(size).map(|(sum, size)| sum + size),
-                ArtifactKind::Images
-                | ArtifactKind::Tokenizer
-                | ArtifactKind::Curve
-                | ArtifactKind::Facts
-                | ArtifactKind::File => {}
+            if kind == ArtifactKind::Checkpoint {
+                models = models.zip(size).map(|(sum, size)| sum + size);
+            } else if is_rows(kind) {
+                rows = rows.zip(size).map(|(sum, size)| sum + size);
             }
         }
         self.model_bytes = models.filter(|bytes| *bytes > 0.0);
@@ -160,14 +158,21 @@ impl Features {
         different.count()
     }
 
-    /// The factor by which this stage has more work than `other`. `None` if their lengths are given in different ways.
+    /// The factor by which this stage has more work than `other`, which ran. `None` if the two cannot be compared, because their
+    /// lengths are given in different ways.
     fn factor(&self, other: &Features) -> Option<f64> {
-        let ratio = |own: f64, other: f64| if own > 0.0 && other > 0.0 { own / other } else { 1.0 };
         let known = |own: Option<f64>, other: Option<f64>| own.zip(other).map_or(1.0, |(own, other)| ratio(own, other));
-        let (own, of_other) = (self.work?, other.work?);
-        let rows = if own.rows { known(self.row_bytes, other.row_bytes) } else { 1.0 };
-        (own.rows == of_other.rows)
-            .then(|| ratio(own.amount, of_other.amount) * rows * known(self.model_bytes, other.model_bytes))
+        let length = match (self.work?, other.work?) {
+            (Work::Constant, _) | (_, Work::Constant) => 1.0,
+            (Work::Rows(own), Work::Rows(of_other)) => ratio(own, of_other) * known(self.row_bytes, other.row_bytes),
+            (Work::Examples(own), Work::Examples(of_other)) | (Work::Tokens(own), Work::Tokens(of_other)) => {
+                ratio(own, of_other)
+            }
+            (Work::Examples(own), _) => ratio(own, other.examples?),
+            (Work::Tokens(own), _) => ratio(own, other.tokens?),
+            (Work::Rows(_), Work::Examples(_) | Work::Tokens(_)) => return None,
+        };
+        Some(length * known(self.model_bytes, other.model_bytes))
     }
 }
 
@@ -197,7 +202,21 @@ fn predict<'a>(
     } else {
         seconds[middle]
     };
-    Some((median, nearest.outputs.clone()))
+    let factor = features.factor(&nearest.features).unwrap_or(1.0);
+    let size =
+        |(name, (size, grows)): (&String, &(f64, bool))| (name.clone(), if *grows { size * factor } else { *size });
+    Some((median, nearest.outputs.iter().map(size).collect()))
+}
+
+/// Whether an output has rows, so that its size grows with the work of its stage.
+fn is_rows(kind: ArtifactKind) -> bool {
+    use ArtifactKind::{Credits, Items, Judged, Pairs, Rollouts, Rows, Scores};
+    matches!(kind, Items | Rows | Rollouts | Judged | Credits | Pairs | Scores)
+}
+
+/// `own / other`, or 1 if one of them is 0.
+fn ratio(own: f64, other: f64) -> f64 {
+    if own > 0.0 && other > 0.0 { own / other } else { 1.0 }
 }
 
 fn leave_one_out_error(past: &[Past]) -> f64 {
@@ -226,11 +245,13 @@ mod tests {
     fn past(values: &[(&str, Value)], work: Work, rows: Option<f64>, seconds: f64) -> Past {
         let values = values.iter().map(|(key, value)| ((*key).to_string(), value.clone())).collect();
         let features = Features { values, work: Some(work), row_bytes: rows, ..Features::default() };
-        Past { features, seconds, on_gpu: false, outputs: BTreeMap::from([("model".to_string(), 10.0 * seconds)]) }
+        let outputs = [("model", 10.0, false), ("rows", 100.0, true)];
+        let outputs = outputs.map(|(name, size, grows)| (name.to_string(), (size, grows)));
+        Past { features, seconds, on_gpu: false, outputs: outputs.into() }
     }
 
     fn steps(steps: f64, lr: f64, seconds: f64) -> Past {
-        past(&[("steps", json!(steps)), ("lr", json!(lr))], Work { amount: steps, rows: false }, None, seconds)
+        past(&[("steps", json!(steps)), ("lr", json!(lr))], Work::Examples(steps), None, seconds)
     }
 
     fn seconds(history: &[Past], wanted: &Past) -> f64 {
@@ -242,15 +263,13 @@ mod tests {
         let history = [steps(100.0, 0.1, 10.0)];
         assert!((seconds(&history, &steps(250.0, 0.1, 0.0)) - 25.0).abs() < 1e-9);
         let outputs = predict(history.iter(), &steps(250.0, 0.1, 0.0).features, false).unwrap().1;
-        assert_eq!(outputs["model"], 100.0, "the sizes of the outputs are those of the most similar stage");
+        assert_eq!((outputs["model"], outputs["rows"]), (10.0, 250.0), "rows grow with the work, a model does not");
     }
 
     #[test]
     fn a_stage_with_the_same_values_predicts_better_than_another_one() {
-        let long_prompt =
-            |seconds| past(&[("prompt", json!("explain"))], Work { amount: 1.0, rows: true }, Some(50.0), seconds);
-        let short_prompt =
-            |seconds| past(&[("prompt", json!("answer"))], Work { amount: 1.0, rows: true }, Some(50.0), seconds);
+        let long_prompt = |seconds| past(&[("prompt", json!("explain"))], Work::Rows(1.0), Some(50.0), seconds);
+        let short_prompt = |seconds| past(&[("prompt", json!("answer"))], Work::Rows(1.0), Some(50.0), seconds);
         let history = [short_prompt(1.0), long_prompt(30.0), short_prompt(3.0)];
         assert_eq!(seconds(&history, &long_prompt(0.0)), 30.0);
         assert_eq!(seconds(&history, &short_prompt(0.0)), 2.0, "the median of equal stages");
@@ -258,11 +277,11 @@ mod tests {
 
     #[test]
     fn rows_count_only_where_the_length_depends_on_them() {
-        let epochs = |rows| past(&[], Work { amount: 1.0, rows: true }, Some(rows), 10.0);
+        let epochs = |rows| past(&[], Work::Rows(1.0), Some(rows), 10.0);
         assert_eq!(seconds(&[epochs(100.0)], &epochs(300.0)), 30.0);
-        let fixed = |rows| past(&[], Work { amount: 5.0, rows: false }, Some(rows), 10.0);
+        let fixed = |rows| past(&[], Work::Examples(5.0), Some(rows), 10.0);
         assert_eq!(seconds(&[fixed(100.0)], &fixed(300.0)), 10.0);
-        let unknown = past(&[], Work { amount: 1.0, rows: true }, None, 0.0);
+        let unknown = past(&[], Work::Rows(1.0), None, 0.0);
         assert_eq!(seconds(&[epochs(100.0)], &unknown), 10.0, "sizes that are not known change nothing");
         assert_eq!(
             seconds(&[fixed(100.0), epochs(100.0)], &epochs(200.0)),

@@ -96,7 +96,7 @@ struct Synthetic {
 
 /// The rows of a synthetic task, or those of the files.
 fn work(number: Numbers<'_>) -> Work {
-    number("synthetic.count").map_or(Work::of_rows(number), |count| Work { amount: count, rows: false })
+    number("synthetic.count").map_or(Work::of_rows(number), Work::Examples)
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
