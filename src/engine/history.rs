@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::follow::RunFollower;
 use super::git::GitState;
 use super::report::{Headline, RunPhase};
-use super::run_folder::{EventKind, RunEvent, is_alive, read_events, report_path};
+use super::run_folder::{is_alive, log_path, report_path};
 use super::run_number::numbers;
 use super::select::Selection;
-use super::time_left::Speed;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Hash, RequestProgress, files};
 use ablate_store::{Build, ExperimentId, Store};
@@ -247,67 +247,12 @@ pub fn running(store: &Store) -> Result<Vec<String>> {
 
 /// The current state of a run, from its report and its events.
 pub fn status(store: &Store, run: &str) -> Result<Status> {
-    let folder = store.runs_path().join(run);
-    // Read before the report: a run that ends in between is then reported as ended, not as killed.
-    let alive = is_alive(&folder);
-    let run = read(store, run)?;
-    let events = read_events(&folder);
-    let elapsed = if run.ended { run.seconds } else { events.last().map_or(0.0, |last| last.seconds) };
-    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
-    if run.fresh > 0 {
-        outcomes.insert("fresh".to_string(), run.fresh);
-    }
-    let mut running: BTreeMap<String, (f64, Speed, RunningInstance)> = BTreeMap::new();
-    let (mut failed, mut detached) = (Vec::new(), Vec::new());
-    let mut waiting: BTreeMap<String, String> = BTreeMap::new();
-    for RunEvent { seconds, instance, kind } in events {
-        match kind {
-            EventKind::Waits { why } => drop(waiting.insert(instance, why)),
-            EventKind::Started => {
-                waiting.remove(&instance);
-                let new = RunningInstance {
-                    instance: instance.clone(),
-                    seconds: 0.0,
-                    progress: None,
-                    left: None,
-                    loss: None,
-                    requests: None,
-                };
-                running.insert(instance, (seconds, Speed::default(), new));
-            }
-            EventKind::Progress { done, total, unit, loss, requests } => {
-                if let Some((_, speed, running)) = running.get_mut(&instance) {
-                    speed.add(seconds, done);
-                    running.progress = Some((done, total, unit));
-                    running.loss = loss;
-                    running.requests = requests;
-                }
-            }
-            EventKind::Finished { outcome, waits_for, .. } => {
-                waiting.remove(&instance);
-                running.remove(&instance);
-                if let Some(why) = waits_for {
-                    detached.push(WaitingInstance { instance, why });
-                } else if outcome == "failed" {
-                    failed.push(instance);
-                }
-                *outcomes.entry(outcome).or_default() += 1;
-            }
-        }
-    }
-    let state = match (run.end(), alive) {
-        (Some(end), _) => end,
-        (None, true) => RunPhase::Running,
-        (None, false) => RunPhase::Killed,
-    };
-    let with_age = |(begun, speed, running): (f64, Speed, RunningInstance)| RunningInstance {
-        seconds: (elapsed - begun).max(0.0),
-        left: running.progress.as_ref().and_then(|(_, total, _)| speed.left(elapsed, *total)),
-        ..running
-    };
-    let running = running.into_values().map(with_age).collect();
-    let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
-    Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
+    Ok(RunFollower::open(store, run)?.status())
+}
+
+/// The log of an instance in a run. The file does not exist if the instance wrote nothing.
+pub fn log(store: &Store, run: &str, instance: &str) -> PathBuf {
+    log_path(&store.runs_path().join(run), instance)
 }
 
 #[cfg(test)]
