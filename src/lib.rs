@@ -11,4 +11,6 @@ pub mod teacher;
 
 pub mod stages;
 
+mod serve;
+
 pub mod cli;
