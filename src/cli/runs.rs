@@ -16,8 +16,8 @@ use super::shell::Shell;
 use super::value_parsers::at_least_one;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::escape::escape_line;
-use ablate_engine::history::{self, RunSummary};
 use ablate_engine::RunPhase;
+use ablate_engine::history::{self, RunSummary};
 use ablate_store::Store;
 
 #[derive(Debug, Args)]
@@ -132,6 +132,7 @@ fn render(rows: &[[String; 6]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ablate_engine::Headline;
 
     #[test]
     fn a_headline_has_value_and_interval() {
