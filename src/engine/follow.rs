@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::history::{self, PastRun, RunningInstance, Status, WaitingInstance};
+use super::past_run::{self, PastRun, RunningInstance, Status, WaitingInstance};
 use super::report::RunPhase;
 use super::run_folder::{EventKind, EventReader, RunEvent, instances_path, is_alive};
 use super::time_left::Speed;
@@ -32,7 +32,7 @@ impl RunFollower {
         let folder = store.runs_path().join(run);
         // Read before the report: a run that ends in between is then reported as ended, not as killed.
         let is_alive = is_alive(&folder);
-        let run = history::read(store, run)?;
+        let run = past_run::read(store, run)?;
         let may_run = files::read_json(&instances_path(&folder)).unwrap_or_default();
         let events = EventReader::new(&folder);
         let mut follower = RunFollower { folder, run, is_alive, events, progress: RunProgress::default(), may_run };
@@ -45,7 +45,7 @@ impl RunFollower {
     pub fn update(&mut self, store: &Store) -> Result<bool> {
         let was_alive = std::mem::replace(&mut self.is_alive, is_alive(&self.folder));
         if was_alive && !self.is_alive {
-            self.run = history::read(store, &self.run.run)?;
+            self.run = past_run::read(store, &self.run.run)?;
         }
         Ok(self.read_events() || was_alive != self.is_alive)
     }

@@ -47,6 +47,7 @@ mod noop_cache;
 mod output_permissions;
 mod output_stream;
 mod outputs;
+mod past_run;
 mod process_tree;
 mod run_folder;
 mod run_number;

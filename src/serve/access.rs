@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::pages::error_page;
+use super::error_page::error_page;
 use super::{Site, token};
 use ablate_report::html::policy_hashes;
 

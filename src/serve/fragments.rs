@@ -11,6 +11,9 @@ use ablate_engine::{RunPhase, history, query};
 use ablate_report::html::{PlotLine, duration, escape, line_plot};
 use ablate_store::Store;
 
+/// The style of what a server adds to a page.
+pub(super) const STYLE: &str = "<link rel=\"stylesheet\" href=\"/live.css\">";
+
 /// Most instances listed per state; the rest is counted.
 const MAX_LISTED: usize = 50;
 

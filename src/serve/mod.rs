@@ -4,6 +4,7 @@
 //! changes to open pages, [`fragments`] renders them, and [`retry`] starts runs.
 
 mod access;
+mod error_page;
 mod fragments;
 mod live;
 mod pages;

@@ -14,7 +14,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 
-use super::fragments::{self, encode, experiment_address};
+use super::error_page::error_page;
+use super::fragments::{self, STYLE, encode, experiment_address};
 use super::live::Topic;
 use super::reports::ReportKey;
 use super::{Site, access, blocking};
@@ -29,7 +30,6 @@ use ablate_store::ExperimentId;
 const MAX_RUNS: usize = 100;
 
 const SCRIPTS: &[&str] = &["/live.js"];
-const STYLE: &str = "<link rel=\"stylesheet\" href=\"/live.css\">";
 
 /// Answers all requests.
 pub(super) fn router(site: Arc<Site>) -> Router {
@@ -49,16 +49,6 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .fallback(|| async { error_page(StatusCode::NOT_FOUND, "There is no such page.") })
         .layer(from_fn_with_state(site.clone(), access::guard))
         .with_state(site)
-}
-
-/// A page that says what is wrong.
-pub(super) fn error_page(status: StatusCode, text: &str) -> Response {
-    let body = format!(
-        "<header><h1>{}</h1></header><main><section><pre class=\"log\">{}</pre><p><a href=\"/\">All runs</a></p></section></main>{STYLE}",
-        status.canonical_reason().unwrap_or("Error"),
-        escape(text)
-    );
-    (status, Html(document("ablate", &body, &[]))).into_response()
 }
 
 /// An error with its causes, as a page.

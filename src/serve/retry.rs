@@ -92,6 +92,8 @@ impl Retries {
             bail!("the experiment's file `{}` does not exist any more", file.display());
         }
         let mut command = Command::new(&self.program);
+        // A secret of the server.
+        command.env_remove("ABLATE_SERVE_TOKEN");
         command.arg("run").arg(&file).arg("--quiet").arg("--store").arg(absolute(self.store.root().to_path_buf())?);
         if let Some(out) = self.store.experiment_entry(&past.experiment).and_then(|entry| entry.out) {
             command.arg("--out").arg(out);

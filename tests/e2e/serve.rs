@@ -107,7 +107,7 @@ fn pages_show_a_run_while_it_goes_on_and_its_results_afterwards() {
     assert_contains(&home.body, &["study", "running", "/runs/"]);
     let name = project.json(&["status"])["run"].as_str().unwrap().to_string();
     let page = server.get("/experiments/study");
-    assert_contains(&page.body, &["is running", "<b>slow</b>", "data-events=\"/runs/", "4 of the instances", ""][..3]);
+    assert_contains(&page.body, &["is running", "<b>slow</b>", "data-events=\"/runs/"]);
     assert_contains(&server.get("/runs/latest").body, &["Stop the run", &name]);
     let mut events = server.open("GET", &format!("/runs/{name}/events"), &[]);
     wait_for_event(&mut events, "<b>slow</b>");
@@ -120,7 +120,7 @@ fn pages_show_a_run_while_it_goes_on_and_its_results_afterwards() {
     wait_for_event(&mut events, "event: end");
     assert_eq!(run.wait().unwrap().code(), Some(0));
     let page = server.get(&format!("/runs/{name}")).body;
-    assert_contains(&page, &["has finished", "4 ran", "/experiments/study?file=study%2Etoml"][..2]);
+    assert_contains(&page, &["has finished", "4 ran", "/experiments/study?file=study.toml"]);
     assert!(!page.contains("data-events"));
     // The report is that of the new results.
     let report = server.get("/experiments/study").body;
@@ -133,21 +133,15 @@ fn a_log_is_followed_and_its_text_is_escaped() {
     let project = Project::new();
     let hold = project.path("hold").display().to_string();
     project.write("hold", "").write_study(&format!(
-        "name = \"study\"\n[stage.\"it/../x\"]\nkind = \"command\"\noutputs = [\"out.txt\"]\n\
+        "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"out.txt\"]\n\
          run = '''echo '<script>alert(1)</script>'; while [ -e {hold} ]; do sleep 0.01; done; echo second; echo x > out.txt'''\n"
     ));
-    let started = project.ablate(&["check", "study.toml"]);
-    // A name with slashes is refused by the experiment: use a plain one.
-    let name = if started.code == Some(0) { "it%2F%2E%2E%2Fx" } else { "it" };
-    if name == "it" {
-        project.edit("study.toml", "\"it/../x\"", "it");
-    }
     let mut run = project.start(&["run", "study.toml"]);
     wait_until("it runs", &|| project.ablate(&["status"]).stdout.contains("running it"));
     let server = Server::start(&project, &["--port", "0"]);
-    let address = format!("/runs/latest/logs/{name}");
-    wait_until("the first line is there", &|| server.get(&address).body.contains("&lt;script&gt;alert(1)"));
-    let page = server.get(&address);
+    let address = "/runs/latest/logs/it";
+    wait_until("the first line is there", &|| server.get(address).body.contains("&lt;script&gt;alert(1)"));
+    let page = server.get(address);
     assert!(!page.body.contains("<script>alert"), "{}", page.body);
     let mut events = server.open("GET", &format!("{address}/events"), &[]);
     wait_for_event(&mut events, "alert(1)");
@@ -264,8 +258,9 @@ fn requests_of_other_sites_are_refused_and_every_answer_has_strict_headers() {
 
 #[test]
 fn a_token_is_needed_when_the_server_has_one() {
-    let project = Project::smoke();
-    project.write_study("name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"o\"]\nrun = \"echo x > o\"\n");
+    let project = Project::with_study(
+        "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"o\"]\nrun = \"echo x > o\"\n",
+    );
     project.ok(&["run", "study.toml"]);
     let server = Server::start(&project, &["--port", "0", "--bind", "0.0.0.0"]);
     let token = server.url.split("?token=").nth(1).unwrap().to_string();
@@ -298,7 +293,7 @@ fn two_servers_take_different_ports_and_ctrl_c_ends_them() {
     project.fails(2, &["serve", "--port", port]).stderr_has(&["is used by another program", "--port"]);
     // The second one shows only one experiment.
     assert!(servers[0].get("/").body.contains("other.toml"));
-    assert!(!servers[1].get("/").body.contains("other"));
+    assert!(!servers[1].get("/").body.contains("other.toml"));
     assert_eq!(servers[1].get("/experiments/other").status, 404);
     assert_eq!(servers[1].get("/runs/1").status, 404);
     // An open page does not delay the end.
