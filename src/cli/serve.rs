@@ -65,7 +65,7 @@ fn load_report(global: &Global, key: &ReportKey) -> Result<LoadedReport> {
     let (session, report) = report::load(global, &key.file, key.run.as_deref())?;
     let inputs = session.expansion.instances.iter().flat_map(|instance| &instance.inputs);
     let external = inputs.filter_map(|input| match &input.upstream {
-        Upstream::External { path } => Some(path.to_path_buf()),
+        Upstream::External { path } => Some(path.clone()),
         Upstream::Output { .. } | Upstream::Environment { .. } => None,
     });
     let mut files: Vec<PathBuf> =

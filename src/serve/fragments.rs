@@ -159,7 +159,10 @@ fn details<T>(html: &mut String, id: &str, what: &str, items: &[T], item: impl F
 }
 
 fn list_items<T>(items: &[T], item: impl Fn(&T) -> String) -> String {
-    let mut html: String = items.iter().take(MAX_LISTED).map(|one| format!("<li>{}</li>", item(one))).collect();
+    let mut html = String::new();
+    for one in items.iter().take(MAX_LISTED) {
+        _ = write!(html, "<li>{}</li>", item(one));
+    }
     if items.len() > MAX_LISTED {
         _ = write!(html, "<li>and {} more</li>", items.len() - MAX_LISTED);
     }

@@ -189,7 +189,7 @@ fn row(summary: &RunSummary) -> String {
         duration(summary.elapsed),
         escape(&counts.join(", ")),
     ];
-    let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+    let cells = cells.map(|cell| format!("<td>{cell}</td>")).concat();
     format!("<tr><th scope=\"row\"><a href=\"/runs/{}\">{}</a></th>{cells}</tr>", encode(&run.run), run.number)
 }
 

@@ -99,12 +99,11 @@ impl Retries {
             command.arg("--out").arg(out);
         }
         command.args(past.overrides.iter().map(|text| format!("--set={text}")));
-        match instance {
-            Some(instance) => drop(command.arg(format!("--until={instance}"))),
-            None => {
-                command.args(past.selection.until.iter().map(|name| format!("--until={name}")));
-                command.args(past.selection.only.iter().map(|name| format!("--only={name}")));
-            }
+        if let Some(instance) = instance {
+            command.arg(format!("--until={instance}"));
+        } else {
+            command.args(past.selection.until.iter().map(|name| format!("--until={name}")));
+            command.args(past.selection.only.iter().map(|name| format!("--only={name}")));
         }
         Ok(command)
     }
