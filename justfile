@@ -89,6 +89,11 @@ bench-report *args:
     cargo build --profile dist
     python3 benches/report.py {{args}}
 
+# What 50 open pages of `ablate serve` cost a training.
+bench-serve *args:
+    cargo build --profile dist
+    python3 benches/serve.py target/dist/ablate {{args}}
+
 # Training and rollouts compared with PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:
     python3 benches/model.py {{args}}

@@ -14,6 +14,11 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("", "teacher", "cli"),
     ("", "stages", "cli"),
     ("", "cli", "teacher"),
+    ("", "serve", "cli"),
+    ("", "serve", "stages"),
+    ("", "serve", "teacher"),
+    ("", "stages", "serve"),
+    ("", "teacher", "serve"),
 ];
 
 /// Exceptions of [`FORBIDDEN`].
@@ -51,8 +56,12 @@ const USERS: &[(&str, &[&str])] = &[
     ("flate2", &["report/answers/", "report/tests/answers.rs"]),
     ("sha2", &["report/html/document.rs"]),
     ("reqwest", &["teacher/"]),
-    ("tokio", &["teacher/"]),
-    ("futures_util", &["teacher/"]),
+    ("tokio", &["teacher/", "serve/"]),
+    ("futures_util", &["teacher/", "serve/"]),
+    ("axum", &["serve/"]),
+    ("percent_encoding", &["serve/"]),
+    ("subtle", &["serve/"]),
+    ("getrandom", &["serve/"]),
     ("webpki_roots", &["teacher/network.rs"]),
     ("rustls_native_certs", &["teacher/network.rs"]),
     ("annotate_snippets", &["core/base/diagnostic.rs"]),

@@ -23,7 +23,9 @@ use super::results::ResultsArgs;
 use super::retry::RetryArgs;
 use super::run::RunArgs;
 use super::runs::RunsArgs;
+use super::serve::ServeArgs;
 use super::status::StatusArgs;
+use super::stop::StopArgs;
 use super::suggest::SuggestArgs;
 use super::value_parsers;
 use super::why::WhyArgs;
@@ -54,7 +56,7 @@ pub(super) struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Global {
     /// Folder of the store [default: cache].
     #[arg(long, global = true, env = "ABLATE_STORE", value_name = "DIR")]
@@ -204,6 +206,28 @@ Examples:
 A run is running, finished, failed, interrupted (Ctrl-C), killed (its process is gone) or detached (it waits for an \
 endpoint). With `--json` and several runs, each is one line.")]
     Status(StatusArgs),
+    /// Stop a run that is going on, or some of its stages. Works from any terminal.
+    #[command(after_help = "\
+Examples:
+  ablate stop                              the run that is going on, as Ctrl-C does
+  ablate stop latest dpo                   only `dpo`; the run goes on with what does not need it
+  ablate stop 12 'sft@mix=*'
+
+A stopped stage keeps its work: a training saves its state first. Stages that need it are skipped, and the run ends with \
+exit code 130, as after Ctrl-C. The same `ablate run` resumes it.")]
+    Stop(StopArgs),
+    /// Show runs and reports in a browser while they go on.
+    #[command(after_help = "\
+Examples:
+  ablate serve                             all experiments of the store, at http://127.0.0.1:8765/
+  ablate serve exp.toml --port 9000        one experiment
+  ablate serve --token                     a random token, so that other users of this machine cannot look
+  ablate serve --bind 0.0.0.0              from other machines, with a token
+  ssh -L 8765:localhost:8765 gpu-box       the same without opening a port to the network
+
+Stages can be stopped and retried from the page. Runs do not depend on the server: they go on when it ends. \
+`ABLATE_SERVE_TOKEN` sets the token where other users can read command lines.")]
+    Serve(ServeArgs),
     /// Print the reports and write them as HTML, Markdown, JSON, CSV and LaTeX, and the training curves for TensorBoard.
     #[command(after_help = "\
 Examples:

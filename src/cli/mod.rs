@@ -33,11 +33,13 @@ mod run;
 mod run_limits;
 mod runs;
 mod schema;
+mod serve;
 mod session;
 mod shell;
 mod show;
 mod signals;
 mod status;
+mod stop;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -83,6 +85,8 @@ pub fn main() -> ExitCode {
         Command::Why(arguments) => done(why::why(shell, global, arguments)),
         Command::Runs(arguments) => done(runs::runs(shell, global, arguments)),
         Command::Status(arguments) => done(status::status(shell, global, arguments)),
+        Command::Stop(arguments) => done(stop::stop(shell, global, arguments)),
+        Command::Serve(arguments) => done(serve::serve(shell, global, arguments)),
         Command::Compare(arguments) => done(compare::compare(shell, global, arguments)),
         Command::Pin(arguments) => done(pin::pin(shell, global, arguments)),
         Command::Unpin { name } => done(pin::unpin(shell, global, name.as_deref())),

@@ -65,6 +65,19 @@ pub(super) fn print(shell: Shell, session: &Session, folder: &Path, ran: &RunRep
     Ok(report)
 }
 
+/// The report of an experiment as it is now, or of a past run.
+pub(super) fn load(global: &Global, file: &Path, run: Option<&str>) -> Result<(Session, Report)> {
+    let past = run.map(|run| past_run(global, run)).transpose()?;
+    let overrides = past.as_ref().map(|past| past.overrides.clone()).unwrap_or_default();
+    let experiment = ExperimentArgs { file: file.to_path_buf(), overrides: overrides.clone() };
+    let session = Session::read(global, &experiment, Need::All)?;
+    let report = match past {
+        Some(past) => of_past_run(&session, past, None)?,
+        None => of_current_results(&session, overrides, None)?,
+    };
+    Ok((session, report))
+}
+
 fn of_current_results(session: &Session, overrides: Vec<String>, only: Option<&str>) -> Result<Report> {
     let origin = Origin { overrides, git: GitState::of_file(&session.experiment.path), run: None };
     build(session, &session.plan()?, &origin, Vec::new(), only)

@@ -16,8 +16,8 @@ use super::shell::Shell;
 use super::value_parsers::at_least_one;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::escape::escape_line;
+use ablate_engine::RunPhase;
 use ablate_engine::history::{self, RunSummary};
-use ablate_engine::{Headline, RunPhase};
 use ablate_store::Store;
 
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ fn row(summary: &RunSummary, zone: &TimeZone) -> [String; 6] {
     };
     let counts = OUTCOMES.iter().filter_map(|outcome| Some(format!("{} {outcome}", summary.outcomes.get(*outcome)?)));
     let mut details = vec![counts.collect::<Vec<_>>().join(", ")];
-    details.extend(run.headline.as_ref().map(headline));
+    details.extend(run.headline.as_ref().map(ToString::to_string));
     details.extend(run.overrides.iter().map(|text| format!("--set {text}")));
     details.extend(run.selection.until.iter().map(|name| format!("until {name}")));
     details.extend(run.selection.only.iter().map(|name| format!("only {name}")));
@@ -107,16 +107,6 @@ fn row(summary: &RunSummary, zone: &TimeZone) -> [String; 6] {
         details.join("; "),
     ];
     columns.map(|column| escape_line(&column).into_owned())
-}
-
-/// `main: dpo 71.2 % [66.0, 75.9]`, or `main: dpo_gain +1.2 points [0.1, 2.3]`.
-fn headline(headline: &Headline) -> String {
-    let Headline { report, label, is_contrast, value, partial, interval, metric: _ } = headline;
-    let partial = if *partial { " (some instances have not run)" } else { "" };
-    let sign = if *is_contrast && *value >= 0.0 { "+" } else { "" };
-    let interval = interval.map(|(low, high)| format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high));
-    let unit = if *is_contrast { "points" } else { "%" };
-    format!("{report}: {label} {sign}{:.1} {unit}{}{partial}", 100.0 * value, interval.unwrap_or_default())
 }
 
 /// Rows with aligned columns: the first and the fourth to the right.
@@ -142,6 +132,7 @@ fn render(rows: &[[String; 6]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ablate_engine::Headline;
 
     #[test]
     fn a_headline_has_value_and_interval() {
@@ -154,9 +145,9 @@ mod tests {
             partial: false,
             interval: Some((0.66, 0.7589)),
         };
-        assert_eq!(headline(&row), "main: dpo 71.2 % [66.0, 75.9]");
+        assert_eq!(row.to_string(), "main: dpo 71.2 % [66.0, 75.9]");
         let contrast = Headline { is_contrast: true, value: 0.012, interval: None, partial: true, ..row };
-        assert_eq!(headline(&contrast), "main: dpo +1.2 points (some instances have not run)");
+        assert_eq!(contrast.to_string(), "main: dpo +1.2 points (some instances have not run)");
     }
 
     #[test]

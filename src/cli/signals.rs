@@ -18,9 +18,8 @@ use ablate_engine::ProcessExecutor;
 /// process immediately, and its children with it.
 pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let ignored = ignored(&files::read_text(Path::new("/proc/self/status")).unwrap_or_default());
-    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGTSTP].into_iter().filter(|signal| ignored & bit(*signal) == 0);
-    let mut signals = Signals::new(wanted).context("cannot listen for Ctrl-C")?;
+    let mut signals =
+        Signals::new(not_ignored(&[SIGINT, SIGTERM, SIGHUP, SIGTSTP])).context("cannot listen for Ctrl-C")?;
     let set = flag.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -33,6 +32,27 @@ pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> 
         }
     });
     Ok(flag)
+}
+
+/// Calls `end` at the first Ctrl-C, SIGTERM or SIGHUP. A second one ends the process immediately.
+pub(super) fn call_on_end(end: impl FnOnce() + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new(not_ignored(&[SIGINT, SIGTERM, SIGHUP])).context("cannot listen for Ctrl-C")?;
+    std::thread::spawn(move || {
+        let mut arrived = signals.forever();
+        if arrived.next().is_some() {
+            end();
+        }
+        if arrived.next().is_some() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    });
+    Ok(())
+}
+
+/// The signals that this process does not ignore.
+fn not_ignored(signals: &[i32]) -> Vec<i32> {
+    let ignored = ignored(&files::read_text(Path::new("/proc/self/status")).unwrap_or_default());
+    signals.iter().copied().filter(|signal| ignored & bit(*signal) == 0).collect()
 }
 
 /// In the process of a stage: SIGTERM asks the stage to save its work and end, and ends the process after the time that

@@ -1,12 +1,12 @@
 //! The [`Executor`] trait, and the executor that runs stages in this process.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::job::{self, Job};
 use super::sandbox::Sandbox;
+use super::stop::StopFlag;
 use ablate_core::base::{Detached, ErrorChain, Progress, StageEvent};
 use ablate_core::stage::{Registry, Summary};
 
@@ -46,7 +46,7 @@ pub struct ExecutionContext<'a> {
     /// Receives the output of the child process.
     pub log: &'a Path,
     /// Set to stop the execution.
-    pub stop: &'a AtomicBool,
+    pub stop: &'a StopFlag,
     pub events: &'a (dyn Fn(StageEvent) + Sync),
     /// Time limit.
     pub time: Option<Duration>,

@@ -1,76 +1,19 @@
 //! Reads past and running runs from their folders: a list of them for `runs`, and their state for `status`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::git::GitState;
-use super::report::{Headline, RunPhase};
-use super::run_folder::{EventKind, RunEvent, is_alive, read_events, report_path};
+use super::follow::RunFollower;
+pub use super::past_run::{PastInstance, PastRun, RunningInstance, Status, WaitingInstance, read};
+use super::report::RunPhase;
+use super::run_folder::{is_alive, log_path};
 use super::run_number::numbers;
-use super::select::Selection;
-use super::time_left::Speed;
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Hash, RequestProgress, files};
-use ablate_store::{Build, ExperimentId, Store};
-
-/// The part of `run.json` that is read back. Runs of earlier versions lack some of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastRun {
-    pub run: String,
-    /// Its number; 0 until [`read`] has found it.
-    #[serde(default, deserialize_with = "number_or_zero")]
-    pub number: u64,
-    #[serde(flatten)]
-    pub experiment: ExperimentId,
-    #[serde(default)]
-    pub overrides: Vec<String>,
-    #[serde(default, skip_serializing_if = "Selection::is_all")]
-    pub selection: Selection,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub force: Vec<String>,
-    /// The files that the experiment was read from, with the hashes of their contents.
-    #[serde(default, skip_serializing)]
-    pub files: Vec<(PathBuf, Hash)>,
-    #[serde(default)]
-    pub git: Option<GitState>,
-    #[serde(default, skip_serializing_if = "Build::is_unknown")]
-    pub build: Build,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub host: String,
-    #[serde(default)]
-    pub headline: Option<Headline>,
-    pub command: Vec<String>,
-    pub started: String,
-    pub seconds: f64,
-    pub ended: bool,
-    #[serde(default, skip_serializing)]
-    phase: Option<RunPhase>,
-    #[serde(default, skip_serializing)]
-    interrupted: bool,
-    #[serde(default)]
-    pub selected: usize,
-    #[serde(default)]
-    pub fresh: usize,
-    #[serde(default, skip_serializing)]
-    pub instances: Vec<PastInstance>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastInstance {
-    pub name: String,
-    pub outcome: String,
-    pub fingerprint: Option<Hash>,
-}
-
-impl PastInstance {
-    /// Whether the instance had a result when the run ended.
-    pub fn is_done(&self) -> bool {
-        self.outcome == "ran" || self.outcome == "fresh"
-    }
-}
+use ablate_core::base::files;
+use ablate_store::Store;
 
 /// One run of a list.
 #[derive(Clone, Debug, Serialize)]
@@ -82,76 +25,6 @@ pub struct RunSummary {
     pub elapsed: f64,
     /// Number of instances by outcome, including those that the plan found fresh.
     pub outcomes: BTreeMap<String, usize>,
-}
-
-/// The state of a run.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    #[serde(flatten)]
-    pub run: PastRun,
-    pub state: RunPhase,
-    /// Seconds from the start of the run to its last event.
-    pub elapsed: f64,
-    /// Number of instances by outcome, including those that the plan found fresh.
-    pub outcomes: BTreeMap<String, usize>,
-    pub running: Vec<RunningInstance>,
-    /// Instances that wait for another run.
-    pub waiting: Vec<WaitingInstance>,
-    /// Instances that ended although an endpoint still works on their requests.
-    pub detached: Vec<WaitingInstance>,
-    /// Names of the instances that failed.
-    pub failed: Vec<String>,
-}
-
-impl PastRun {
-    /// How the run ended; `None` if its file does not say that it ended.
-    pub fn end(&self) -> Option<RunPhase> {
-        if !self.ended {
-            return None;
-        }
-        // Earlier versions did not write it.
-        let any = |outcome: &str| self.instances.iter().any(|instance| instance.outcome == outcome);
-        Some(match self.phase {
-            Some(phase) => phase,
-            None if self.interrupted => RunPhase::Interrupted,
-            None if any("failed") => RunPhase::Failed,
-            None if any("detached") => RunPhase::Detached,
-            None if any("skipped") => RunPhase::Failed,
-            None => RunPhase::Finished,
-        })
-    }
-
-    /// The names of the instances that the run executed.
-    pub fn ran(&self) -> BTreeSet<&str> {
-        self.instances.iter().filter(|one| one.outcome == "ran").map(|one| one.name.as_str()).collect()
-    }
-}
-
-fn number_or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    Ok(Option::<u64>::deserialize(deserializer)?.unwrap_or(0))
-}
-
-/// An instance that runs, as of the last event.
-#[derive(Clone, Debug, Serialize)]
-pub struct RunningInstance {
-    pub instance: String,
-    /// Seconds since its start, as of the last event of the run.
-    pub seconds: f64,
-    /// Done, total and unit.
-    pub progress: Option<(u64, u64, String)>,
-    /// Seconds left; `None` while too little was measured.
-    pub left: Option<f64>,
-    pub loss: Option<f64>,
-    /// Its requests to an endpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub requests: Option<RequestProgress>,
-}
-
-/// An instance that waits for another run or for an endpoint, as of the last event.
-#[derive(Clone, Debug, Serialize)]
-pub struct WaitingInstance {
-    pub instance: String,
-    pub why: String,
 }
 
 /// Names of the runs in a store, oldest first.
@@ -196,15 +69,6 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
     }
 }
 
-/// Reads `run.json` of a run.
-pub fn read(store: &Store, run: &str) -> Result<PastRun> {
-    let mut past: PastRun = files::read_json(&report_path(&store.runs_path().join(run)))?;
-    if past.number == 0 {
-        past.number = numbers(store)?.get(run).copied().unwrap_or(0);
-    }
-    Ok(past)
-}
-
 /// The latest runs that `wanted` accepts, oldest first, at most `count`, and the names of runs that cannot be read.
 pub fn list(
     store: &Store,
@@ -247,72 +111,18 @@ pub fn running(store: &Store) -> Result<Vec<String>> {
 
 /// The current state of a run, from its report and its events.
 pub fn status(store: &Store, run: &str) -> Result<Status> {
-    let folder = store.runs_path().join(run);
-    // Read before the report: a run that ends in between is then reported as ended, not as killed.
-    let alive = is_alive(&folder);
-    let run = read(store, run)?;
-    let events = read_events(&folder);
-    let elapsed = if run.ended { run.seconds } else { events.last().map_or(0.0, |last| last.seconds) };
-    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
-    if run.fresh > 0 {
-        outcomes.insert("fresh".to_string(), run.fresh);
-    }
-    let mut running: BTreeMap<String, (f64, Speed, RunningInstance)> = BTreeMap::new();
-    let (mut failed, mut detached) = (Vec::new(), Vec::new());
-    let mut waiting: BTreeMap<String, String> = BTreeMap::new();
-    for RunEvent { seconds, instance, kind } in events {
-        match kind {
-            EventKind::Waits { why } => drop(waiting.insert(instance, why)),
-            EventKind::Started => {
-                waiting.remove(&instance);
-                let new = RunningInstance {
-                    instance: instance.clone(),
-                    seconds: 0.0,
-                    progress: None,
-                    left: None,
-                    loss: None,
-                    requests: None,
-                };
-                running.insert(instance, (seconds, Speed::default(), new));
-            }
-            EventKind::Progress { done, total, unit, loss, requests } => {
-                if let Some((_, speed, running)) = running.get_mut(&instance) {
-                    speed.add(seconds, done);
-                    running.progress = Some((done, total, unit));
-                    running.loss = loss;
-                    running.requests = requests;
-                }
-            }
-            EventKind::Finished { outcome, waits_for, .. } => {
-                waiting.remove(&instance);
-                running.remove(&instance);
-                if let Some(why) = waits_for {
-                    detached.push(WaitingInstance { instance, why });
-                } else if outcome == "failed" {
-                    failed.push(instance);
-                }
-                *outcomes.entry(outcome).or_default() += 1;
-            }
-        }
-    }
-    let state = match (run.end(), alive) {
-        (Some(end), _) => end,
-        (None, true) => RunPhase::Running,
-        (None, false) => RunPhase::Killed,
-    };
-    let with_age = |(begun, speed, running): (f64, Speed, RunningInstance)| RunningInstance {
-        seconds: (elapsed - begun).max(0.0),
-        left: running.progress.as_ref().and_then(|(_, total, _)| speed.left(elapsed, *total)),
-        ..running
-    };
-    let running = running.into_values().map(with_age).collect();
-    let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
-    Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
+    Ok(RunFollower::open(store, run)?.status())
+}
+
+/// The log of an instance in a run. The file does not exist if the instance wrote nothing.
+pub fn log(store: &Store, run: &str, instance: &str) -> PathBuf {
+    log_path(&store.runs_path().join(run), instance)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ablate_core::base::RequestProgress;
     use expect_test::expect;
 
     #[test]

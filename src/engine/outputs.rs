@@ -7,12 +7,12 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::stop::StopFlag;
 use ablate_core::base::{files, listing, regular_file};
 use ablate_core::stage::{ArtifactKind, OutputChecker, OutputSpec};
 
@@ -33,7 +33,7 @@ pub(super) fn check(
     folder: &Path,
     outputs: &[OutputSpec],
     checker: CheckerOf<'_>,
-    stop: &AtomicBool,
+    stop: &StopFlag,
 ) -> Result<Option<Vec<String>>> {
     let mut warnings = Vec::new();
     for output in outputs {
@@ -101,7 +101,7 @@ fn check_one(
     is_folder: bool,
     kind: ArtifactKind,
     checker: Option<&mut (dyn OutputChecker + 'static)>,
-    stop: &AtomicBool,
+    stop: &StopFlag,
 ) -> Result<Option<Vec<String>>> {
     match kind {
         ArtifactKind::Checkpoint if !is_folder => bail!("a checkpoint is a folder"),
@@ -159,13 +159,13 @@ fn check_one(
 fn each_line(
     path: &Path,
     limit: usize,
-    stop: &AtomicBool,
+    stop: &StopFlag,
     check: &mut dyn FnMut(usize, &str) -> Result<()>,
 ) -> Result<bool> {
     let mut file = files::open(path)?;
     let mut line = Vec::new();
     for number in 1.. {
-        if stop.load(Ordering::Relaxed) {
+        if stop.is_set() {
             return Ok(false);
         }
         line.clear();
@@ -285,8 +285,6 @@ mod tests {
         OutputSpec::new("curve.jsonl", ArtifactKind::Curve),
     ];
 
-    static RUNNING: AtomicBool = AtomicBool::new(false);
-
     fn verdict(checked: Result<Option<Vec<String>>>) -> String {
         checked.map_or_else(
             |error| format!("{error:#}"),
@@ -294,7 +292,7 @@ mod tests {
         )
     }
 
-    fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) -> Result<Option<Vec<String>>> {
+    fn check(folder: &Path, outputs: &[OutputSpec], stop: &StopFlag) -> Result<Option<Vec<String>>> {
         super::check(folder, outputs, &|_| None, stop)
     }
 
@@ -305,7 +303,7 @@ mod tests {
         if let Some(metrics) = metrics {
             files::write_atomic(&folder.path().join("metrics.json"), metrics.as_bytes()).unwrap();
         }
-        verdict(check(folder.path(), OUTPUTS, &RUNNING))
+        verdict(check(folder.path(), OUTPUTS, &StopFlag::default()))
     }
 
     #[test]
@@ -351,7 +349,7 @@ mod tests {
         let verdicts = make.map(|(what, make)| {
             let folder = tempfile::tempdir().unwrap();
             make(&folder.path().join("rows.jsonl"));
-            format!("{what}: {}", verdict(check(folder.path(), rows, &RUNNING)))
+            format!("{what}: {}", verdict(check(folder.path(), rows, &StopFlag::default())))
         });
         expect![[r#"
             pipe: the output `rows.jsonl` is neither a file nor a folder: it is a named pipe
@@ -368,13 +366,15 @@ mod tests {
         let path = folder.path().join("rows.jsonl");
         // A sparse file of 1 TiB: it needs no disk space, but would need 1 TiB of memory.
         files::create(&path).unwrap().set_len(1 << 40).unwrap();
-        let message = verdict(check(folder.path(), &OUTPUTS[..1], &RUNNING));
+        let message = verdict(check(folder.path(), &OUTPUTS[..1], &StopFlag::default()));
         assert_eq!(message, "the output `rows.jsonl` is not valid: line 1 is longer than 64 MiB");
-        let message = verdict(check(folder.path(), &OUTPUTS[..1], &AtomicBool::new(true)));
+        let stop = StopFlag::default();
+        stop.stop_instance();
+        let message = verdict(check(folder.path(), &OUTPUTS[..1], &stop));
         assert_eq!(message, "stopped");
         let metrics = folder.path().join("metrics.json");
         files::create(&metrics).unwrap().set_len(1 << 40).unwrap();
-        let message = verdict(check(folder.path(), &OUTPUTS[1..2], &RUNNING));
+        let message = verdict(check(folder.path(), &OUTPUTS[1..2], &StopFlag::default()));
         assert_eq!(message, "the output `metrics.json` is not valid: it is larger than 256 MiB");
     }
 }

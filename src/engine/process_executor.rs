@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -114,7 +113,7 @@ fn follow(supervisor: &mut Supervisor, context: &ExecutionContext, events: bool,
     loop {
         elapsed += last.elapsed().min(4 * POLL_INTERVAL);
         last = Instant::now();
-        if stop_sent.is_none() && context.stop.load(Ordering::Relaxed) {
+        if stop_sent.is_none() && context.stop.is_set() {
             stop_sent = Some(elapsed);
             supervisor.is_usable = supervisor.send(format!("{TERMINATE}\n").as_bytes()).is_ok();
         }

@@ -1,6 +1,7 @@
 //! Reads the state of instances for `ls`, `show`, `logs` and `why`: their plan, their records and their last failure.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -135,6 +136,20 @@ impl Query<'_> {
 pub fn last_log(experiment: &ExperimentId, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
     let note = store.latest(experiment, &expansion.get(id).name);
     note.log.map(|log| store.root().join(log))
+}
+
+/// The last bytes of a log from the start of a line, and whether that is the whole log.
+pub fn read_log_end(log: &Path, max_bytes: u64) -> Result<(String, bool)> {
+    let mut file = files::open_file(log)?;
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(max_bytes);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(max_bytes).read_to_end(&mut bytes)?;
+    let is_whole = start == 0 && !rotated_path(log).exists();
+    // The first line may be cut.
+    let from = if start == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1) };
+    Ok((String::from_utf8_lossy(&bytes[from..]).into_owned(), is_whole))
 }
 
 /// The text of a log. The rotated part of a long log comes first.

@@ -139,6 +139,18 @@ pub struct Headline {
     pub interval: Option<(f64, f64)>,
 }
 
+/// `main: dpo 71.2 % [66.0, 75.9]`, or `main: dpo_gain +1.2 points [0.1, 2.3]`.
+impl fmt::Display for Headline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Headline { report, label, is_contrast, value, partial, interval, metric: _ } = self;
+        let partial = if *partial { " (some instances have not run)" } else { "" };
+        let sign = if *is_contrast && *value >= 0.0 { "+" } else { "" };
+        let interval = interval.map(|(low, high)| format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high));
+        let unit = if *is_contrast { "points" } else { "%" };
+        write!(f, "{report}: {label} {sign}{:.1} {unit}{}{partial}", 100.0 * value, interval.unwrap_or_default())
+    }
+}
+
 /// What a run did. Written to `run.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {

@@ -1,7 +1,7 @@
 //! A whole run: plans, executes, and writes the report.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -13,11 +13,11 @@ use super::observer::Observer;
 use super::options::RunOptions;
 use super::plan::{Plan, PlanEntry, PlanOptions, PlanState, plan_with};
 use super::report::{InstanceReport, Outcome, RunPhase, RunReport};
-use super::run_folder::alive_path;
+use super::run_folder::{alive_path, instances_path};
 use super::run_number::take_number;
 use super::scheduler::Scheduler;
 use super::select::matching;
-use ablate_core::base::Hash;
+use ablate_core::base::{Hash, files};
 use ablate_core::stage::Pool;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
 use ablate_store::{ExperimentEntry, ExperimentId, Lock, ObjectState, Store, host};
@@ -93,8 +93,12 @@ pub fn run(
     report.git =
         (!experiment.file.is_empty()).then(|| GitState::of_file(&store.experiment_file(&experiment))).flatten();
     report.write()?;
+    let may_run = selected.iter().filter(|id| plan.get(**id).state != PlanState::Fresh);
+    let may_run: Vec<&str> = may_run.map(|id| expansion.get(*id).name.as_str()).collect();
+    files::write_private_unsynced(&instances_path(&folder), &serde_json::to_vec(&may_run)?)?;
     // Shows other processes that the run is alive. The system frees the lock however this process ends.
-    let alive = Lock::try_take(&alive_path(&folder))?;
+    // Another process that looks whether the run is alive may hold it for a moment.
+    let alive = Lock::take_within(&alive_path(&folder), 50, Duration::from_millis(10))?;
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, external);
     scheduler.run(plan, &selected);
     if let Some(name) = &options.noop_cache {

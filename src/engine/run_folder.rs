@@ -1,7 +1,7 @@
-//! The files in the folder of a run: `run.json` (the report), `events` (one JSON line per event), `alive` (a lock that
-//! the run holds) and `logs/`.
+//! The files in the folder of a run: `run.json` (the report), `instances` (the names of those that may run), `events` (one
+//! JSON line per event), `stop` (what is to be stopped), `alive` (a lock that the run holds) and `logs/`.
 
-use std::io::BufRead;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,16 @@ pub(super) fn events_path(folder: &Path) -> PathBuf {
     folder.join("events")
 }
 
+/// The requests to stop instances of the run, see [`super::stop`].
+pub(super) fn stop_path(folder: &Path) -> PathBuf {
+    folder.join("stop")
+}
+
+/// The names of the instances that the run may execute, as a JSON list.
+pub(super) fn instances_path(folder: &Path) -> PathBuf {
+    folder.join("instances")
+}
+
 pub(super) fn report_path(folder: &Path) -> PathBuf {
     folder.join("run.json")
 }
@@ -70,8 +80,40 @@ pub(super) fn is_alive(folder: &Path) -> bool {
     lock.exists() && Lock::try_take(&lock).is_ok_and(|lock| lock.is_none())
 }
 
-pub(super) fn read_events(folder: &Path) -> Vec<RunEvent> {
-    let Ok(file) = files::open(&events_path(folder)) else { return Vec::new() };
-    // The last line may be incomplete.
-    file.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect()
+/// Reads the events of a run as they arrive.
+#[derive(Debug)]
+pub(super) struct EventReader {
+    path: PathBuf,
+    /// Number of bytes that were read.
+    read: u64,
+}
+
+impl EventReader {
+    pub(super) fn new(folder: &Path) -> EventReader {
+        EventReader { path: events_path(folder), read: 0 }
+    }
+
+    /// The events since the last call. A line that is not complete is read by a later call.
+    pub(super) fn read(&mut self) -> Vec<RunEvent> {
+        let lines = new_lines(&self.path, &mut self.read);
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// The complete lines of a growing file after the first `read` bytes, and moves `read` behind them.
+pub(super) fn new_lines(path: &Path, read: &mut u64) -> String {
+    if std::fs::metadata(path).map_or(0, |file| file.len()) <= *read {
+        return String::new();
+    }
+    let mut text = Vec::new();
+    let new = files::open_file(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(*read))?;
+        Ok(file.read_to_end(&mut text)?)
+    });
+    if new.is_err() {
+        return String::new();
+    }
+    text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+    *read += text.len() as u64;
+    String::from_utf8_lossy(&text).into_owned()
 }

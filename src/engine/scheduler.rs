@@ -18,6 +18,7 @@ use super::plan::{Plan, PlanOptions, PlanState, classify};
 use super::report::{Failure, InstanceReport, Outcome};
 use super::run_state::{InstanceState, RunState};
 use super::shared_slots::SharedSlots;
+use super::stop::{StopFlag, StopRequest, StopRequests};
 use super::task::{Task, TaskResult};
 use super::workers::{TaskMessage, Workers};
 use ablate_core::base::{ErrorChain, Hash, StageEvent};
@@ -47,6 +48,9 @@ pub(super) struct Scheduler<'a> {
     /// Set for an instance that the no-op cache confirmed: its links and its note are up to date too.
     stamps: Vec<Option<OutputStamps>>,
     external: ExternalInputs,
+    /// The requests of other processes to stop instances.
+    stop_requests: StopRequests,
+    stop_flags: Vec<StopFlag>,
     /// The first instance that failed.
     first_failure: Option<InstanceId>,
     /// When the instances that wait for other runs were last tried.
@@ -81,6 +85,8 @@ impl<'a> Scheduler<'a> {
             failed_attempts: BTreeMap::new(),
             stamps: vec![None; count],
             external,
+            stop_requests: StopRequests::new(folder),
+            stop_flags: (0..count).map(|_| StopFlag::new(options.interrupt.clone())).collect(),
             first_failure: None,
             last_retry: Instant::now(),
         }
@@ -92,6 +98,7 @@ impl<'a> Scheduler<'a> {
             let (mut workers, messages) = Workers::new(scope, self.store);
             self.apply_plan(plan, selected);
             loop {
+                self.take_stop_requests();
                 while !self.stopping()
                     && let Some(id) = self.state.next()
                 {
@@ -264,7 +271,7 @@ impl<'a> Scheduler<'a> {
             build: &self.options.build,
             store: self.store,
             executor: self.options.executor.as_ref(),
-            stop: &self.options.interrupt,
+            stop: self.stop_flags[id.0].clone(),
         });
     }
 
@@ -306,10 +313,12 @@ impl<'a> Scheduler<'a> {
                 return;
             }
             TaskResult::Interrupted => {
-                // Its readers get the outcome `Interrupted` at the end of the run.
                 self.state.set(id, InstanceState::Skipped);
                 self.report(id, Outcome::Interrupted, seconds, false);
-                return;
+                if self.options.interrupt.load(Ordering::Relaxed) {
+                    // Its readers get the outcome `Interrupted` at the end of the run.
+                    return;
+                }
             }
             TaskResult::Detached(waits_for) => {
                 self.state.set(id, InstanceState::Skipped);
@@ -328,6 +337,37 @@ impl<'a> Scheduler<'a> {
         self.unblock_downstream(id);
     }
 
+    /// Stops what other processes want to stop.
+    fn take_stop_requests(&mut self) {
+        for request in self.stop_requests.poll_if_due() {
+            match request {
+                StopRequest::Run => self.options.interrupt.store(true, Ordering::Relaxed),
+                StopRequest::Instance(name) => match self.expansion.ids().find(|id| self.name(*id) == name) {
+                    Some(id) => self.stop_instance(id),
+                    None => self.observer.warning(&format!(
+                        "a line of the file `stop` in the run's folder names `{name}`, which is not an instance of the run"
+                    )),
+                },
+            }
+        }
+    }
+
+    /// Stops a running instance, or ends one that has not started. One that has ended keeps its outcome.
+    fn stop_instance(&mut self, id: InstanceId) {
+        use InstanceState::{Blocked, Done, Failed, Ready, Running, RunningElsewhere, Skipped};
+        match self.state.get(id) {
+            // Its execution reads the flag.
+            Running => self.stop_flags[id.0].stop_instance(),
+            Blocked | Ready | RunningElsewhere => {
+                self.stop_flags[id.0].stop_instance();
+                self.state.set(id, Skipped);
+                self.report(id, Outcome::Interrupted, 0.0, false);
+                self.unblock_downstream(id);
+            }
+            Done | Failed | Skipped => {}
+        }
+    }
+
     fn unblock_downstream(&mut self, id: InstanceId) {
         for reader in self.graph.downstream(id) {
             self.unblock(reader);
@@ -340,7 +380,7 @@ impl<'a> Scheduler<'a> {
         let allowed = instance.limits.retries.max(self.options.retries);
         let failed = self.failed_attempts.entry(id).or_default();
         *failed += 1;
-        if causes.input || *failed > allowed || self.options.interrupt.load(Ordering::Relaxed) {
+        if causes.input || *failed > allowed || self.stop_flags[id.0].is_set() {
             return false;
         }
         let why = causes.chain.first().map_or("", String::as_str);
@@ -386,6 +426,9 @@ impl<'a> Scheduler<'a> {
     fn skip_reason(&self, id: InstanceId) -> String {
         match self.journal.outcome(id) {
             Some(Outcome::Skipped { because }) => because.clone(),
+            Some(Outcome::Interrupted) if self.stop_flags[id.0].is_instance_stopped() => {
+                format!("`{}` was stopped", self.name(id))
+            }
             Some(Outcome::Interrupted) => format!("`{}` was interrupted", self.name(id)),
             Some(Outcome::Detached { .. }) => format!("`{}` waits for its endpoint", self.name(id)),
             Some(_) => format!("`{}` failed", self.name(id)),

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +19,7 @@ use super::output_permissions::normalize_permissions;
 use super::outputs;
 use super::plan::missing_outputs;
 use super::sandbox::{self, ProgramContext, SandboxInput};
+use super::stop::StopFlag;
 use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind, InputPath, OutputSpec};
@@ -48,7 +48,7 @@ pub(super) struct Task<'a> {
     pub(super) build: &'a Build,
     pub(super) store: &'a Store,
     pub(super) executor: &'a dyn Executor,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) stop: StopFlag,
 }
 
 /// How a task ended.
@@ -116,7 +116,7 @@ impl Task<'_> {
             events(event);
         };
         let time = self.instance.limits.time.or(self.time);
-        let context = ExecutionContext { job: &path, log: &self.log, stop: self.stop, events: &on_event, time };
+        let context = ExecutionContext { job: &path, log: &self.log, stop: &self.stop, events: &on_event, time };
         let result = self.executor.execute(&work, &context);
         if matches!(work, Work::BuiltIn(_)) && !matches!(result, ExecutionResult::Done(_)) {
             work_done.write();
@@ -147,7 +147,7 @@ impl Task<'_> {
             Work::Program(_) => stage.output_checker(output, &packs),
             Work::BuiltIn(_) => None,
         };
-        let Some(warnings) = outputs::check(work.out(), &self.instance.outputs, &checker, self.stop)? else {
+        let Some(warnings) = outputs::check(work.out(), &self.instance.outputs, &checker, &self.stop)? else {
             return Ok(Performed::Finished(TaskResult::Interrupted));
         };
         let summary = summary.with_warnings(warnings);

@@ -18,8 +18,14 @@ export function launch() {
   return puppeteer.launch({ executablePath: process.env.CHROMIUM, args: root ? ["--no-sandbox"] : [] });
 }
 
-// Opens a page. `problems` gets requests, errors, dialogs and violations of the content security policy.
-export async function open(browser, name, { width = 1280, height = 900, fragment = "", scheme = "light", script = true, reducedMotion = true } = {}) {
+// Opens a page that is a file. `problems` gets requests, errors, dialogs and violations of the content security policy.
+export function open(browser, name, { fragment = "", ...settings } = {}) {
+  const address = pathToFileURL(pagePath(name)).href;
+  return openAddress(browser, address + fragment, (url) => url.split("#")[0] === address, settings);
+}
+
+// Opens an address, from which the page may request what `isAllowed` accepts.
+export async function openAddress(browser, address, isAllowed, { width = 1280, height = 900, scheme = "light", script = true, reducedMotion = true } = {}) {
   const page = await browser.newPage();
   const problems = [];
   page.on("console", (message) => ["error", "warn"].includes(message.type()) && problems.push(`console: ${message.text()}`));
@@ -28,10 +34,9 @@ export async function open(browser, name, { width = 1280, height = 900, fragment
     problems.push(`dialog: ${dialog.message()}`);
     dialog.dismiss();
   });
-  const address = pathToFileURL(pagePath(name)).href;
   page.on("request", (request) => {
     const url = request.url();
-    if (url.split("#")[0] !== address && !url.startsWith("data:") && !url.startsWith("blob:")) problems.push(`request: ${url}`);
+    if (!isAllowed(url) && !url.startsWith("data:") && !url.startsWith("blob:")) problems.push(`request: ${url}`);
   });
   await page.evaluateOnNewDocument(() => {
     window.violations = [];
@@ -43,7 +48,7 @@ export async function open(browser, name, { width = 1280, height = 900, fragment
     { name: "prefers-color-scheme", value: scheme },
     ...(reducedMotion ? [{ name: "prefers-reduced-motion", value: "reduce" }] : []),
   ]);
-  await page.goto(address + fragment, { waitUntil: "load" });
+  await page.goto(address, { waitUntil: "load" });
   return { page, problems };
 }
 

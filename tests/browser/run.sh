@@ -21,6 +21,7 @@ else
   (cd "$root" && cargo build --release)
   program=$(realpath "${CARGO_TARGET_DIR:-$root/target}/release/ablate")
 fi
+export PROGRAM=$program
 (cd "$here" && { [ -d node_modules ] || npm ci --no-audit --no-fund; })
 
 if [ -z "${PAGES:-}" ]; then

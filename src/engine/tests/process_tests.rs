@@ -11,6 +11,8 @@ use serde_json::json;
 
 use super::support::TestProject;
 use super::test_kinds::REGISTRY;
+use crate::history;
+use crate::stop::request_stop;
 use crate::{NullObserver, Outcome, ProcessExecutor, RunOptions, RunReport, run, run_job, supervisor};
 use ablate_core::base::files;
 use ablate_experiment::Expansion;
@@ -124,6 +126,64 @@ fn an_interrupted_child_keeps_its_work() {
     options.interrupt.store(false, Ordering::Relaxed);
     assert_eq!(run("test", &stages, &project.store(), &options, &NullObserver).unwrap().exit_code(), 0);
     assert_eq!(project.store().unfinished().unwrap(), []);
+}
+
+#[test]
+fn a_stopped_instance_keeps_its_work_and_the_others_run() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "wait");
+    let stages = project.stages(&[
+        ("read", json!({ "path": "data.txt" })),
+        ("eval", json!({ "from": ["read"] })),
+        ("unstarted", json!({ "path": "data.txt", "word": "u" })),
+        ("other", json!({ "path": "data.txt", "word": "x" })),
+    ]);
+    let options = RunOptions { jobs: 1, ..options(&project) };
+    let store = project.store();
+    let report: RunReport = std::thread::scope(|scope| {
+        let run = scope.spawn(|| run("test", &stages, &project.store(), &options, &NullObserver).unwrap());
+        project.wait_until_running();
+        let name = history::find(&store, "latest").unwrap();
+        let stop = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            request_stop(&store, &name, &patterns).map_err(|error| error.to_string())
+        };
+        expect![[r#"
+            `raed` matches no instance that run 1 executes
+            help: a similar name exists: `read`"#]]
+        .assert_eq(&stop(&["raed"]).unwrap_err());
+        assert_eq!(stop(&["read", "un*"]).unwrap(), ["read", "unstarted"]);
+        run.join().unwrap()
+    });
+    expect![[r#"
+        read: interrupted
+        eval: skipped, `read` was stopped
+        unstarted: interrupted
+        other: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.outcomes(&report));
+    assert_eq!((report.exit_code(), report.interrupted), (130, true));
+    assert_eq!(store.unfinished().unwrap().len(), 1);
+    let ended = request_stop(&store, &report.run, &[]).unwrap_err().to_string();
+    assert_eq!(ended, "run 1 has ended (interrupted), so nothing of it can be stopped");
+    project.clear_fault("read", "wait");
+    project.take_ran();
+    assert_eq!(run("test", &stages, &store, &options, &NullObserver).unwrap().exit_code(), 0);
+    assert_eq!(project.take_ran(), "read unstarted eval");
+}
+
+#[test]
+fn a_run_can_be_stopped_as_a_whole_from_another_process() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "wait");
+    let (stages, options, store) = (waiting_stages(&project), options(&project), project.store());
+    let report: RunReport = std::thread::scope(|scope| {
+        let run = scope.spawn(|| run("test", &stages, &project.store(), &options, &NullObserver).unwrap());
+        project.wait_until_running();
+        assert_eq!(request_stop(&store, &history::find(&store, "latest").unwrap(), &[]).unwrap(), [""; 0]);
+        run.join().unwrap()
+    });
+    assert_eq!(report.count(|outcome| *outcome == Outcome::Interrupted), 2);
 }
 
 /// Not a test: a run in a process that is killed.

@@ -20,6 +20,7 @@ use std::fmt::Write;
 
 pub use document::{PolicyHashes, document, policy_hashes};
 pub use escape::escape;
+pub use tables::duration;
 
 use document::Delivery;
 use escape::{capital, code};

@@ -222,7 +222,7 @@ fn power_of_ten(value: f64) -> String {
 }
 
 /// A duration with its two largest units.
-pub(super) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -15,6 +14,7 @@ use serde_json::json;
 
 use crate::executor::ExecutionContext;
 use crate::job::{self, Job};
+use crate::stop::StopFlag;
 use crate::supervisor::SpawnRequest;
 use crate::tests::test_kinds::REGISTRY;
 use crate::{Executor, ProcessExecutor, Work};
@@ -147,7 +147,7 @@ fn any_output_of_a_child_affects_only_its_stage() {
     // Instead of a supervisor: a program that ignores its input and prints the output of the case.
     let supervisor = vec!["-c".to_string(), format!("cat '{}'", file.display())];
     let executor = ProcessExecutor::new("/bin/sh".into(), Vec::new(), supervisor);
-    let (work, stop) = (Work::BuiltIn(Box::new(job(folder.path()))), AtomicBool::new(false));
+    let (work, stop) = (Work::BuiltIn(Box::new(job(folder.path()))), StopFlag::default());
     let any_bytes = vec(any::<u8>(), 0..300).prop_map(Output::Any);
     let outputs = prop_oneof![1 => any_bytes, 4 => edits(&PIECES).prop_map(Output::Edited)];
     fuzz("output", &outputs, |output| {
