@@ -1,6 +1,7 @@
 //! Predicts how long stages take from the records of earlier ones: the most similar record of the same kind, scaled by the
 //! numbers in which the two differ.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::prelude::*;
@@ -24,7 +25,7 @@ const UNKNOWN_ERROR: f64 = 0.7;
 /// What a stage that ran, or will run, is like.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Features {
-    /// The values of its table, by key.
+    /// The values of its table, by key, without the numbers in `work`.
     pub(super) values: BTreeMap<String, Value>,
     pub(super) seed: Option<u64>,
     pub(super) work: Option<Work>,
@@ -133,7 +134,13 @@ impl Features {
                 ManifestEntry::Input { .. } => {}
             }
         }
-        let work = (kind.work)(&|key| values.get(key).and_then(Value::as_f64));
+        // The numbers that the work is computed from are no other differences between two stages.
+        let counted: RefCell<Vec<String>> = RefCell::default();
+        let work = (kind.work)(&|key| {
+            counted.borrow_mut().push(key.to_string());
+            values.get(key).and_then(Value::as_f64)
+        });
+        counted.borrow().iter().for_each(|key| drop(values.remove(key)));
         Features { values, seed, work: Some(work), ..Features::default() }
     }
 

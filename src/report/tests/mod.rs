@@ -6,6 +6,6 @@ mod golden;
 mod mixture;
 mod report;
 mod simulation;
-mod support;
+pub(crate) mod support;
 mod sweeps;
 mod validity;
