@@ -131,7 +131,8 @@ pub(super) fn compare(shell: Shell, global: &Global, arguments: &CompareArgs) ->
     comparison.report.notes.extend(note);
     comparison.sort(arguments.sort.into());
     if let Some(path) = &arguments.html {
-        let changes = changes.as_ref().map_or_else(String::new, |changes| changes.to_string() + &equal_evaluations(equal));
+        let changes =
+            changes.as_ref().map_or_else(String::new, |changes| changes.to_string() + &equal_evaluations(equal));
         let changes: Vec<String> = changes.lines().map(|line| line.trim().to_string()).collect();
         files::write_atomic(path, comparison.html(&changes).as_bytes())?;
         shell.status(&format!("wrote {}", path.display()));

@@ -79,7 +79,8 @@ impl<'a> Index<'a> {
             })
             .collect();
         let has_run = source_of.iter().enumerate().filter(|(_, source)| source.is_some());
-        let place: BTreeMap<usize, usize> = has_run.zip(0..).map(|((evaluation, _), place)| (evaluation, place)).collect();
+        let place: BTreeMap<usize, usize> =
+            has_run.zip(0..).map(|((evaluation, _), place)| (evaluation, place)).collect();
         let cell = |cell: &'a AnswerCell| {
             let evaluations: Vec<usize> = cell.evaluations.iter().filter_map(|one| place.get(one).copied()).collect();
             (!evaluations.is_empty()).then_some(CellEntry { label: &cell.label, dataset: cell.dataset, evaluations })

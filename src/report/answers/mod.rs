@@ -75,12 +75,7 @@ struct Source<'a> {
 }
 
 /// Packs the answers into at most about `budget` bytes. None without answers.
-pub(super) fn pack(
-    scores: &Scores,
-    cells: &[AnswerCell],
-    images: &Images,
-    budget: usize,
-) -> Result<Option<Answers>> {
+pub(super) fn pack(scores: &Scores, cells: &[AnswerCell], images: &Images, budget: usize) -> Result<Option<Answers>> {
     if budget == 0 {
         return Ok(None);
     }

@@ -73,7 +73,8 @@ impl Alignment {
     /// part of names that both sides have.
     pub(super) fn relabel(&self, sides: &[Side; 2], stage: &str) -> Vec<Evaluation> {
         let mut all = Vec::new();
-        let names = sides.each_ref().map(|side| side.evaluations.iter().map(|one| &one.instance).collect::<BTreeSet<_>>());
+        let names =
+            sides.each_ref().map(|side| side.evaluations.iter().map(|one| &one.instance).collect::<BTreeSet<_>>());
         for (side, name) in sides.iter().zip(NAMES) {
             for evaluation in &side.evaluations {
                 let own = point(evaluation);

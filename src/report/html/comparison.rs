@@ -76,8 +76,9 @@ fn changed_answers(comparison: &Comparison) -> String {
         escape(second)
     );
     if flips.is_empty() {
-        text = "<p class=\"sub\">Each side averages several evaluations per item, so single answers are not compared.</p>"
-            .to_string();
+        text =
+            "<p class=\"sub\">Each side averages several evaluations per item, so single answers are not compared.</p>"
+                .to_string();
     } else {
         text.push_str(
             "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"changed answers\"><table class=\"dense sortable\"><thead><tr>\
@@ -87,14 +88,13 @@ fn changed_answers(comparison: &Comparison) -> String {
     }
     for group in flips {
         let link = |flip: &str, count: usize| {
-            let count = thousands(count as u64);
-            if report.answers.is_none() {
-                return count;
+            if count == 0 || report.answers.is_none() {
+                return thousands(count as u64);
             }
             let cell = |side: &str| format!("cell {}", label(side, &group.group));
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.append_pair("cell", &cell(second)).append_pair("with", &cell(first)).append_pair("flip", flip);
-            format!("<a href=\"#answers?{}\">{count}</a>", escape(&query.finish()))
+            format!("<a href=\"#answers?{}\">{}</a>", escape(&query.finish()), thousands(count as u64))
         };
         _ = write!(text, "<tr><th scope=\"row\">{}</th>", escape(&group.group));
         let counts = group.counts;
