@@ -55,6 +55,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("plotters", &["report/html/line_chart.rs"]),
     ("flate2", &["report/answers/", "report/tests/answers.rs"]),
     ("sha2", &["report/html/document.rs"]),
+    ("form_urlencoded", &["report/html/comparison.rs"]),
     ("reqwest", &["teacher/"]),
     ("tokio", &["teacher/", "serve/"]),
     ("futures_util", &["teacher/", "serve/"]),

@@ -15,7 +15,7 @@ use ablate_engine::history;
 use ablate_engine::run_changes::RunChanges;
 use ablate_experiment::Metric;
 use ablate_report::comparison::{self, Comparison, Flip, FlipDirection, GroupOrder, ParameterDifference};
-use ablate_report::{LoadedSide, drop_identical, load_run, load_side, with_images};
+use ablate_report::{ANSWER_BYTES, LoadedSide, drop_identical, load_run, load_side, with_images};
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArgs {
@@ -38,7 +38,7 @@ pub(super) struct CompareArgs {
     /// Print the table as CSV or Markdown.
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
     format: Option<TextFormat>,
-    /// Also write a page with the comparison.
+    /// Also write a page with the comparison and all answers of both sides.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -126,11 +126,15 @@ pub(super) fn compare(shell: Shell, global: &Global, arguments: &CompareArgs) ->
     }
     let (sides, images, note) = with_images(sides);
     let shown = arguments.answers;
-    let mut comparison = comparison::compare(sides, arguments.metric, shown, &images)?;
+    let answer_bytes = if arguments.html.is_some() { ANSWER_BYTES } else { 0 };
+    let mut comparison = comparison::compare(&sides, arguments.metric, shown, &images, answer_bytes)?;
     comparison.report.notes.extend(note);
     comparison.sort(arguments.sort.into());
     if let Some(path) = &arguments.html {
-        files::write_atomic(path, comparison.report.html().as_bytes())?;
+        let changes =
+            changes.as_ref().map_or_else(String::new, |changes| changes.to_string() + &equal_evaluations(equal));
+        let changes: Vec<String> = changes.lines().map(|line| line.trim().to_string()).collect();
+        files::write_atomic(path, comparison.html(&changes).as_bytes())?;
         shell.status(&format!("wrote {}", path.display()));
     }
     match arguments.format {

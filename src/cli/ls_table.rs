@@ -89,16 +89,16 @@ impl LsTable {
 
     /// Fails for a column that no row has.
     fn check(&self, column: &str) -> Result<()> {
-        let mut names = FIXED.iter().copied().chain(self.metrics.iter().chain(&self.parameters).map(String::as_str));
-        if names.clone().any(|name| name == column) {
+        let names = || FIXED.iter().copied().chain(self.metrics.iter().chain(&self.parameters).map(String::as_str));
+        if names().any(|name| name == column) {
             return Ok(());
         }
-        match nearest(column, names.clone()) {
+        match nearest(column, names()) {
             Some(near) => {
                 bail!("no instance has the column `{column}`\nhelp: a column of a similar name exists: `{near}`")
             }
             None => {
-                let names: Vec<&str> = names.by_ref().collect();
+                let names: Vec<&str> = names().collect();
                 bail!("no instance has the column `{column}`\nhelp: the columns are {}", names.join(", "))
             }
         }

@@ -16,6 +16,7 @@ use super::value_parsers::{amount, time_span};
 use ablate_core::stage::Range;
 use ablate_engine::{Selection, TimeEstimate};
 
+#[expect(clippy::struct_field_names, reason = "the names of the options")]
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
     /// Start nothing if the predicted time of the run is longer, for example `90min` or `2h`.

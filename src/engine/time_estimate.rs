@@ -225,7 +225,9 @@ fn simulate(
             .filter(|instance| must_run.contains(instance))
             .collect();
         waits_for.insert(*id, upstream.len());
-        upstream.iter().for_each(|above| readers.entry(*above).or_default().push(*id));
+        for above in &upstream {
+            readers.entry(*above).or_default().push(*id);
+        }
         if upstream.is_empty() {
             state.set(*id, InstanceState::Ready);
         }

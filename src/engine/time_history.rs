@@ -140,7 +140,9 @@ impl Features {
             counted.borrow_mut().push(key.to_string());
             values.get(key).and_then(Value::as_f64)
         });
-        counted.borrow().iter().for_each(|key| drop(values.remove(key)));
+        for key in counted.take() {
+            values.remove(&key);
+        }
         Features { values, seed, work: Some(work), ..Features::default() }
     }
 
@@ -183,6 +185,15 @@ impl Features {
     }
 }
 
+/// An earlier stage that may predict another one.
+struct Candidate<'a> {
+    /// Whether it ran on another kind of device; whether its length cannot be compared; the number of different values.
+    distance: (bool, bool, usize),
+    /// The other one's work relative to its own.
+    factor: f64,
+    past: &'a Past,
+}
+
 /// The median of the most similar stages, each scaled, with the sizes of the outputs of the most similar one.
 fn predict<'a>(
     past: impl Iterator<Item = &'a Past>,
@@ -190,18 +201,18 @@ fn predict<'a>(
     on_gpu: bool,
 ) -> Option<(f64, BTreeMap<String, f64>)> {
     // Similar: same device, length given in the same way, few different values, little to scale.
-    let mut similar: Vec<((bool, bool, usize), f64, f64, &Past)> = past
-        .map(|past| {
-            let factor = features.factor(&past.features);
-            let key = (past.on_gpu != on_gpu, factor.is_none(), features.differences(&past.features));
-            let factor = factor.unwrap_or(1.0);
-            (key, factor.ln().abs(), past.seconds * factor, past)
-        })
-        .collect();
-    similar.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
-    let (best, _, _, nearest) = similar.first()?;
-    let mut seconds: Vec<f64> =
-        similar.iter().take_while(|one| one.0 == *best).take(SIMILAR).map(|(_, _, seconds, _)| *seconds).collect();
+    let candidate = |past: &'a Past| {
+        let factor = features.factor(&past.features);
+        let distance = (past.on_gpu != on_gpu, factor.is_none(), features.differences(&past.features));
+        Candidate { distance, factor: factor.unwrap_or(1.0), past }
+    };
+    let mut similar: Vec<Candidate> = past.map(candidate).collect();
+    similar.sort_by(|one, other| {
+        one.distance.cmp(&other.distance).then(one.factor.ln().abs().total_cmp(&other.factor.ln().abs()))
+    });
+    let Candidate { distance, past: nearest, .. } = similar.first()?;
+    let best = similar.iter().take_while(|one| one.distance == *distance).take(SIMILAR);
+    let mut seconds: Vec<f64> = best.map(|one| one.past.seconds * one.factor).collect();
     seconds.sort_by(f64::total_cmp);
     let middle = seconds.len() / 2;
     let median = if seconds.len().is_multiple_of(2) {

@@ -51,7 +51,7 @@ pub use disagreements::Disagreement;
 use html::ServedPage;
 use input::{Cost, Curve, GraphNode, StageDetails};
 pub use input::{CreditedInstance, ReportInput};
-pub use load::{load_input, load_results};
+pub use load::{ANSWER_BYTES, load_input, load_results};
 pub use load_side::{LoadedSide, drop_identical, load_run, load_side, with_images};
 use made_by::MadeBy;
 pub use made_by::Origin;
@@ -112,7 +112,8 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         sweeps.push(sweeps::sweeps(spec, &table, &layout, &input.mixtures));
         tables.push(table);
     }
-    let answers = answers::pack(&scores, &tables, &input.images, input.answer_bytes)?;
+    let cells = answers::cells::of_tables(&tables, &scores);
+    let answers = answers::pack(&scores, &cells, &input.images, input.answer_bytes)?;
     Ok(Report {
         experiment: input.experiment.clone(),
         about: input.about.clone(),

@@ -27,7 +27,7 @@ use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, Lineage, Re
 use ablate_store::{Provenance, SlimRecord, StageRecord, Store};
 
 /// Most bytes of the page that its answers and their images take. The page then has less than 20 MB.
-const ANSWER_BYTES: usize = 13 << 20;
+pub const ANSWER_BYTES: usize = 13 << 20;
 
 /// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
 /// up-to-date result has no scores and no curve. A result counts as reused if the run of `origin` did not make it.

@@ -124,8 +124,23 @@ impl MadeBy {
         }
     }
 
-    /// The facts as names and values, for renderings. Facts without a value are left out.
+    /// All facts as names and values. Facts without a value are left out.
     pub fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = self.general_facts();
+        facts.extend(self.varies.iter().map(|Axis { axis, values }| (format!("values of {axis}"), values.join(", "))));
+        for input in &self.inputs {
+            let size = input.size.map(|size| format!("{size} bytes, ")).unwrap_or_default();
+            let hash = input.hash.short();
+            let read_by = input.read_by.join(", ");
+            facts.push((format!("data {}", input.path), format!("{size}hash {hash}, read by {read_by}")));
+        }
+        let command = |one: &Command| (format!("to make {} again", one.makes), one.command.clone());
+        facts.extend(self.commands.iter().map(command));
+        facts
+    }
+
+    /// The facts except lists: values, data and commands.
+    pub(super) fn general_facts(&self) -> Vec<(String, String)> {
         let mut facts: Vec<(String, String)> = Vec::new();
         let mut add = |name: &str, value: String| {
             if !value.is_empty() {
@@ -139,23 +154,12 @@ impl MadeBy {
             add("run", format!("{} ({}), {}", run.number, run.run, run.ended.map_or("not ended", RunPhase::name)));
             add("command of the run", run.command.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
         }
-        for Axis { axis, values } in &self.varies {
-            add(&format!("values of {axis}"), values.join(", "));
-        }
-        for input in &self.inputs {
-            let size = input.size.map(|size| format!("{size} bytes, ")).unwrap_or_default();
-            let hash = input.hash.short();
-            add(&format!("data {}", input.path), format!("{size}hash {hash}, read by {}", input.read_by.join(", ")));
-        }
         add("git commit", self.git.as_ref().map(commit).unwrap_or_default());
         add("ablate", self.builds.join("; "));
         add("device", self.devices.join(", "));
         add("host", self.hosts.join(", "));
         let dates = self.started.as_ref().map(|(first, last)| format!("{} to {}", minute(first), minute(last)));
         add("stages started", dates.unwrap_or_default());
-        for Command { makes, command } in &self.commands {
-            add(&format!("to make {makes} again"), command.clone());
-        }
         facts
     }
 

@@ -1,7 +1,7 @@
 """Makes the pages that the browser tests open: make_pages.py PROGRAM FOLDER
 
 `large` has 20 models, 50 data sets and 14,000 items; `hostile` has texts that would break a page that does not escape them;
-`sweeps` has one page per kind of plot; `smoke` is the default experiment in miniature.
+`sweeps` has one page per kind of plot; `smoke` is the default experiment in miniature, and `compare` compares two of its models.
 """
 
 from __future__ import annotations
@@ -169,6 +169,12 @@ def main() -> None:
         cwd=smoke, check=True, stdout=subprocess.DEVNULL,
     )
     shutil.copy(smoke / "out/smoke/report.html", folder / "smoke.html")
+    sides = ["image=given,model=base", "image=given,mix=both,model=sft"]
+    subprocess.run(
+        [program, "compare", str(REPOSITORY / "experiments/smoke.toml"), *sides, "--html", "compare.html"],
+        cwd=smoke, check=True, stdout=subprocess.DEVNULL,
+    )
+    shutil.copy(smoke / "compare.html", folder / "compare.html")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ async function isQuiet({ page, problems }) {
 
 const texts = (page, selector) => page.$$eval(selector, (found) => found.map((one) => one.textContent));
 
-for (const name of ["smoke", "sweeps", "hostile", "large"]) {
+for (const name of ["smoke", "sweeps", "hostile", "large", "compare"]) {
   test(`${name}: no request, no error, no violation of the policy`, async () => {
     const opened = await open(browser, name);
     await openAnswers(opened.page);
@@ -38,7 +38,7 @@ for (const name of ["smoke", "sweeps", "hostile", "large"]) {
 }
 
 for (const scheme of ["light", "dark"]) {
-  for (const name of ["smoke", "sweeps", "hostile"]) {
+  for (const name of ["smoke", "sweeps", "hostile", "compare"]) {
     test(`${name}: axe finds nothing serious in ${scheme} colors`, async () => {
       const { page } = await open(browser, name, { scheme });
       await openAnswers(page);
@@ -264,6 +264,35 @@ test("images are shown with the answers of the smoke experiment", async () => {
   await opened.page.close();
 });
 
+test("a comparison leads to the changed answers, with both responses and the image", async () => {
+  const opened = await open(browser, "compare");
+  const { page } = opened;
+  const titles = await texts(page, "h2");
+  assert.equal(titles[0], "Parameters that differ");
+  const [link, count] = await page.$$eval("#flips ~ .scroll a", (links) => {
+    const most = links.reduce((one, other) => (Number(one.textContent) >= Number(other.textContent) ? one : other));
+    most.dataset.chosen = "";
+    return ["a[data-chosen]", Number(most.textContent)];
+  });
+  assert.ok(count > 0);
+  // The browser of the answers is opened by the link.
+  await page.$eval(link, (one) => one.click());
+  await page.waitForSelector("#answer-browser[data-ready]");
+  assert.match(await answerStatus(page), new RegExp(`^${count} answers? match`));
+  const headers = await texts(page, "#answer-browser li:first-child .response header");
+  assert.equal(headers.length, 2);
+  assert.notEqual(/right/.test(headers[0]), /right/.test(headers[1]));
+  assert.match(headers[0], /model=sft/);
+  assert.match(headers[1], /model=base/);
+  await page.waitForFunction(() => document.querySelector("#answer-browser li:first-child img")?.naturalWidth > 0);
+  // One seed of a group, as a cell of its own.
+  const cells = await page.$$eval("select[name=cell] option", (options) => options.map((option) => option.value));
+  const seeds = cells.filter((cell) => /^cell .*, seed [01]$/.test(cell));
+  assert.equal(seeds.length, 8, cells.join("\n"));
+  await isQuiet(opened);
+  await page.close();
+});
+
 test("everything is reachable by keyboard", async () => {
   const { page } = await open(browser, "sweeps");
   await openAnswers(page);
@@ -305,7 +334,7 @@ test("the page of 20 models, 50 data sets and 14,000 items is small, and its tim
 });
 
 if (process.env.SCREENSHOTS) {
-  for (const name of ["smoke", "sweeps", "hostile"]) {
+  for (const name of ["smoke", "sweeps", "hostile", "large", "compare"]) {
     for (const scheme of ["light", "dark"]) {
       for (const width of [390, 1440, 1920]) {
         test(`screenshot of ${name} at ${width} pixels, ${scheme}`, async () => {

@@ -120,8 +120,8 @@ fn two_runs_show_the_cause_in_a_few_lines() {
     project.edit("study.toml", "${axis.model} ${axis.lr}'", "b ${axis.model} ${axis.lr}'");
     project.ok(&["run", "study.toml"]);
     let text = project.ok(&["compare", "latest~1", "latest"]).stdout;
-    let head: String =
-        text.lines().skip(1).take_while(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
+    let head = text.lines().skip(1).take_while(|line| !line.is_empty());
+    let head: String = head.map(|line| format!("{}\n", line.trim_start())).collect();
     expect![[r#"
           train@lr=0.1,model=a and 3 more instances, each at these keys: `run` changed from "printf '%s' 'a 0.1' > model.txt" to "printf '%s' 'b a 0.1' > model.txt"
           with other inputs because of these: eval (8, 6 with equal outputs)
@@ -140,8 +140,38 @@ fn tables_are_written_for_other_programs() {
     assert!(csv.starts_with("table,row,column"), "{csv}");
     let markdown = project.ok(&[&arguments[..], &["md"]].concat()).stdout;
     assert_contains(&markdown, &["## Parameters that differ", "| train.run |"]);
-    project.ok(&["compare", "study.toml", "model=a", "model=b", "--html", "ab.html"]);
-    assert_contains(&project.read("ab.html"), &["<!doctype html>", "model=b minus model=a"]);
+}
+
+#[test]
+fn the_page_has_the_answers_of_both_sides() {
+    let project = project();
+    project.ok(&["compare", "study.toml", "model=a,lr=0.1", "model=b,lr=0.1", "--html", "ab.html"]);
+    let page = project.read("ab.html");
+    assert_contains(
+        &page,
+        &[
+            "<!doctype html>",
+            "model=b,lr=0.1 minus model=a,lr=0.1",
+            "Parameters that differ</h2>",
+            "<th scope=\"row\"><code>train.run</code></th><td><code>&quot;printf &#39;%s&#39; &#39;a 0.1&#39; &gt; model.txt&quot;</code></td>",
+            // Ten items, two models, two prompts; with the prompt `direct`, both models have the same file of scores.
+            "30 answers to 10 items.",
+            "id=\"answers-index\"",
+            // Five answers are gained with the prompt `cot`.
+            "flip=gained\">5</a>",
+        ],
+    );
+    assert!(page.find("id=\"parameters\"") < page.find("id=\"table-0\""), "what differs comes first");
+    // Both runs have evaluations of the same names, which the page distinguishes by their run.
+    project.edit("study.toml", "${axis.model} ${axis.lr}'", "b ${axis.model} ${axis.lr}'");
+    project.ok(&["run", "study.toml"]);
+    let command = ["compare", "latest~1", "latest", "--html", "runs.html"];
+    let json = project.json(&command);
+    let cells = &json["comparison"]["report"]["tables"][0]["rows"][1]["cells"][0]["instances"];
+    let second = json["comparison"]["second"].as_str().unwrap();
+    assert_eq!(cells[0], format!("{second}: eval@lr=0.1,model=a,prompt=cot"));
+    let page = project.read("runs.html");
+    assert_contains(&page, &["What changed</h2>", "<code>run</code> changed from", "flip=gained\">5</a>"]);
 }
 
 #[test]

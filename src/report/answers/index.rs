@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::cells::AnswerCell;
 use super::{Source, is_right, score};
 use crate::scores::{ItemScore, Scores};
-use crate::table::Table;
-use ablate_experiment::Selector;
 
 /// The bits of a verdict. `page/answers.js` has the same.
 const ANSWERED: u8 = 1;
@@ -48,15 +47,12 @@ struct EvaluationEntry<'a> {
     source: usize,
 }
 
-/// A cell of a table.
+/// An [`AnswerCell`] with indices of the evaluations that have run.
 #[derive(Serialize)]
 struct CellEntry<'a> {
-    table: &'a str,
-    row: &'a str,
-    column: &'a str,
+    label: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dataset: Option<usize>,
-    /// Indices of evaluations that have run.
     evaluations: Vec<usize>,
 }
 
@@ -64,7 +60,7 @@ impl<'a> Index<'a> {
     /// `chunk_of` has one element per item, `image_chunks` one per image.
     pub(super) fn new(
         scores: &'a Scores,
-        tables: &'a [Table],
+        cells: &'a [AnswerCell],
         items: &[u32],
         verdicts: &'a [String],
         source_of: &[Option<usize>],
@@ -82,8 +78,13 @@ impl<'a> Index<'a> {
                 source,
             })
             .collect();
-        let by_name: BTreeMap<&str, usize> =
-            evaluations.iter().zip(0..).map(|(one, index)| (one.name, index)).collect();
+        let has_run = source_of.iter().enumerate().filter(|(_, source)| source.is_some());
+        let place: BTreeMap<usize, usize> =
+            has_run.zip(0..).map(|((evaluation, _), place)| (evaluation, place)).collect();
+        let cell = |cell: &'a AnswerCell| {
+            let evaluations: Vec<usize> = cell.evaluations.iter().filter_map(|one| place.get(one).copied()).collect();
+            (!evaluations.is_empty()).then_some(CellEntry { label: &cell.label, dataset: cell.dataset, evaluations })
+        };
         Index {
             datasets: &scores.datasets,
             items: Items {
@@ -92,29 +93,11 @@ impl<'a> Index<'a> {
                 chunk: chunk_of.iter().map(number).collect(),
             },
             verdicts,
-            cells: tables.iter().flat_map(|table| cells(table, scores, &by_name)).collect(),
+            cells: cells.iter().filter_map(cell).collect(),
             evaluations,
             images: image_chunks.iter().map(|&chunk| if chunk == u32::MAX { -1 } else { i64::from(chunk) }).collect(),
         }
     }
-}
-
-/// The cells of a table that have answers, without the column of means.
-fn cells<'a>(table: &'a Table, scores: &Scores, by_name: &BTreeMap<&str, usize>) -> Vec<CellEntry<'a>> {
-    let columns = if table.columns.len() > 1 { table.columns.len() - 1 } else { table.columns.len() };
-    let mut entries = Vec::new();
-    for row in &table.rows {
-        for (column, cell) in table.columns.iter().zip(&row.cells).take(columns) {
-            let selector = Selector::parse(&cell.selector).unwrap_or_default();
-            let dataset = selector.dataset().and_then(|name| scores.datasets.iter().position(|known| known == name));
-            let evaluations: Vec<usize> =
-                cell.instances.iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
-            if !evaluations.is_empty() {
-                entries.push(CellEntry { table: &table.title, row: &row.label, column, dataset, evaluations });
-            }
-        }
-    }
-    entries
 }
 
 /// The verdicts of each source, one character per item.

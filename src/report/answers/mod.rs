@@ -4,6 +4,7 @@
 //! An item is shown with its answers by all evaluations, so that any two of them can be compared. If not all items fit,
 //! those that are shown are evenly spaced.
 
+pub(super) mod cells;
 mod chunk;
 mod index;
 mod pictures;
@@ -22,7 +23,7 @@ use serde::Serialize;
 use super::disagreements::RIGHT;
 use super::input::{Images, ScoreSource};
 use super::scores::{ItemScore, Scores};
-use super::table::Table;
+use cells::AnswerCell;
 
 /// The packed answers.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,7 +75,7 @@ struct Source<'a> {
 }
 
 /// Packs the answers into at most about `budget` bytes. None without answers.
-pub(super) fn pack(scores: &Scores, tables: &[Table], images: &Images, budget: usize) -> Result<Option<Answers>> {
+pub(super) fn pack(scores: &Scores, cells: &[AnswerCell], images: &Images, budget: usize) -> Result<Option<Answers>> {
     if budget == 0 {
         return Ok(None);
     }
@@ -97,7 +98,7 @@ pub(super) fn pack(scores: &Scores, tables: &[Table], images: &Images, budget: u
     let verdicts = index::verdicts(&sources, &items);
     let index = |chunk_of: &[Option<u32>], image_chunks: &[u32]| {
         let source_of = &source_of;
-        encode(&index::Index::new(scores, tables, &items, &verdicts, source_of, chunk_of, image_chunks))
+        encode(&index::Index::new(scores, cells, &items, &verdicts, source_of, chunk_of, image_chunks))
     };
     let left = budget.saturating_sub(index(&vec![None; items.len()], &[]).len());
     let mut with_texts = estimate(scores, &sources, &items, images, left)?;

@@ -69,9 +69,12 @@ impl Alignment {
         Alignment { keys, varying, groups, averaged, unpaired }
     }
 
-    /// The paired evaluations of both sides with the axes [`SIDE`], those that pair them, and the seed.
+    /// The paired evaluations of both sides with the axes [`SIDE`], those that pair them, and the seed. The label of the side is
+    /// part of names that both sides have.
     pub(super) fn relabel(&self, sides: &[Side; 2], stage: &str) -> Vec<Evaluation> {
         let mut all = Vec::new();
+        let names =
+            sides.each_ref().map(|side| side.evaluations.iter().map(|one| &one.instance).collect::<BTreeSet<_>>());
         for (side, name) in sides.iter().zip(NAMES) {
             for evaluation in &side.evaluations {
                 let own = point(evaluation);
@@ -84,7 +87,11 @@ impl Alignment {
                 let mut point: Point = kept.collect();
                 point.insert(SIDE.to_string(), name.to_string());
                 point.extend(evaluation.point.get(SEED).map(|seed| (SEED.to_string(), seed.clone())));
-                all.push(Evaluation { stage: stage.to_string(), point, ..evaluation.clone() });
+                let instance = match names.iter().all(|names| names.contains(&evaluation.instance)) {
+                    true => format!("{}: {}", side.label, evaluation.instance),
+                    false => evaluation.instance.clone(),
+                };
+                all.push(Evaluation { instance, stage: stage.to_string(), point, ..evaluation.clone() });
             }
         }
         all

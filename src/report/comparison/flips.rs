@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::axes::{Alignment, NAMES, SIDE};
 use crate::disagreements::{RIGHT, Response, response, shared_lines};
-use crate::input::Images;
 use crate::score_matrix::{ScoreMatrix, SingleEvaluation};
 use ablate_experiment::{ReportSpec, Selector};
 
@@ -49,9 +48,6 @@ pub struct Flip {
     pub id: String,
     /// Keys of the images: `<pack>/<member>`.
     pub images: Vec<String>,
-    /// The encoded bytes of the images that were found.
-    #[serde(skip)]
-    pub encoded: Vec<Vec<u8>>,
     /// The lines that the prompts of both sides share.
     pub prompt: String,
     pub gold: Vec<String>,
@@ -66,7 +62,6 @@ pub(super) fn find(
     spec: &ReportSpec,
     matrix: &ScoreMatrix,
     shown: usize,
-    images: &Images,
 ) -> Result<Vec<GroupFlips>> {
     let mut all = Vec::new();
     for (label, group) in alignment.labels().zip(&alignment.groups) {
@@ -113,7 +108,6 @@ pub(super) fn find(
                     seed: seeds[*pair].to_string(),
                     prompt: shared_lines(&before.prompt, &after.prompt),
                     images: before.images.keys().iter().map(ToString::to_string).collect(),
-                    encoded: before.images.keys().iter().filter_map(|key| images(key)).collect(),
                     first: response(side_label(0), &before),
                     second: response(side_label(1), &after),
                     dataset: before.dataset,

@@ -4,6 +4,7 @@
 //! The axes decide what is compared with what. An axis that has one value on each side, and two different ones, is what is
 //! compared. An axis whose values occur on both sides pairs the evaluations: each of its values is a group.
 
+mod answer_cells;
 mod axes;
 mod flips;
 mod parameters;
@@ -18,14 +19,15 @@ pub use parameters::ParameterDifference;
 
 use self::axes::{Alignment, SIDE};
 use self::parameters::parameter_differences;
-use super::Report;
 use super::compute::compute_table;
 use super::contamination;
+use super::html;
 use super::input::{Evaluation, Images};
 use super::layout::Layout;
 use super::score_matrix::ScoreMatrix;
 use super::scores::Scores;
 use super::table::ContrastResult;
+use super::{Report, answers};
 use ablate_core::stage::Manifest;
 use ablate_experiment::{Contrast, GroupBy, Metric, ReportSpec, Selector};
 
@@ -61,20 +63,27 @@ pub struct Comparison {
 const STAGE: &str = "comparison";
 const ALL_GROUPS: &str = "all";
 
-/// Compares two sides. `shown` is the number of changed answers per group and direction that get their texts.
+/// Compares two sides. `shown` is the number of changed answers per group and direction that get their texts. `answer_bytes` limits
+/// the answers of the page, as in [`super::ReportInput`].
 ///
 /// Errors: no evaluation of one side has a counterpart on the other one, or unreadable scores.
-pub fn compare(sides: [Side; 2], metric: Metric, shown: usize, images: &Images<'_>) -> Result<Comparison> {
-    let alignment = Alignment::new(&sides);
+pub fn compare(
+    sides: &[Side; 2],
+    metric: Metric,
+    shown: usize,
+    images: &Images<'_>,
+    answer_bytes: usize,
+) -> Result<Comparison> {
+    let alignment = Alignment::new(sides);
     let [first, second] = [&sides[0].label, &sides[1].label].map(Clone::clone);
     if alignment.groups.is_empty() {
         bail!(
             "no evaluation of `{first}` has a counterpart in `{second}`: {}\nhelp: name one value of the other axes, for example \
              `eval@model=dpo,prompt=cot`",
-            alignment.why_unpaired(&sides)
+            alignment.why_unpaired(sides)
         );
     }
-    let evaluations = alignment.relabel(&sides, STAGE);
+    let evaluations = alignment.relabel(sides, STAGE);
     let scores = Scores::read(&evaluations)?;
     let all: Vec<usize> = (0..evaluations.len()).collect();
     let matrix = ScoreMatrix::new(&scores, &all, STAGE)?;
@@ -82,16 +91,18 @@ pub fn compare(sides: [Side; 2], metric: Metric, shown: usize, images: &Images<'
     let layout = Layout::new(&spec, &matrix)?;
     let mut table = compute_table(&spec, &matrix, &layout);
     table.notes = contamination::note(&scores, &all, &spec).into_iter().collect();
-    let flips = flips::find(&alignment, &spec, &matrix, shown, images)?;
+    let flips = flips::find(&alignment, &spec, &matrix, shown)?;
+    let cells = answer_cells::cells(&alignment, &evaluations, [&first, &second]);
     let report = Report {
         experiment: format!("{first} compared with {second}"),
         tables: vec![table],
         notes: notes(&alignment),
+        answers: answers::pack(&scores, &cells, images, answer_bytes)?,
         ..Report::default()
     };
     Ok(Comparison {
         parameters: parameter_differences(&sides.each_ref().map(|side| alignment.paired_stages(side))),
-        identical: alignment.identical(&sides),
+        identical: alignment.identical(sides),
         unpaired: alignment.unpaired,
         first,
         second,
@@ -112,6 +123,11 @@ pub enum GroupOrder {
 }
 
 impl Comparison {
+    /// One self-contained page. `changes` says in lines what changed between two runs.
+    pub fn html(&self, changes: &[String]) -> String {
+        html::render_comparison(self, changes)
+    }
+
     /// Sorts the contrasts. Groups without a measured difference come last.
     pub fn sort(&mut self, order: GroupOrder) {
         let key = |contrast: &ContrastResult| match (&contrast.difference, order) {

@@ -4,11 +4,14 @@
 //! off plots, and shows the answers.
 
 mod answers;
+mod comparison;
+mod color_scale;
 mod curves;
 mod document;
 mod escape;
 mod graph;
 mod line_chart;
+mod made_by;
 mod responses;
 mod stages;
 mod sweeps;
@@ -27,6 +30,7 @@ use escape::{capital, code};
 use line_chart::ChartLine;
 
 use super::Report;
+use super::comparison::Comparison;
 use super::detail_tables;
 use super::sweeps::Sweep;
 use super::table::Table;
@@ -66,19 +70,27 @@ pub fn line_plot(title: &str, lines: &[PlotLine]) -> Option<String> {
 
 /// The page as a file, or as a server sends it.
 pub(super) fn render(report: &Report, served: Option<&ServedPage>) -> String {
-    let sections = sections(report);
+    frame(report, &sections(report), served)
+}
+
+/// The page of a comparison as a file. `changes` says in lines what changed between two runs.
+pub(super) fn render_comparison(comparison: &Comparison, changes: &[String]) -> String {
+    frame(&comparison.report, &comparison::page_sections(comparison, changes), None)
+}
+
+fn frame(report: &Report, sections: &[Section], served: Option<&ServedPage>) -> String {
     let mut text =
         format!("<a class=\"skip\" href=\"#main\">to the results</a>\n<header><h1>{}</h1>", escape(&report.experiment));
     if !report.about.is_empty() {
         _ = write!(text, "<p class=\"about\">{}</p>", escape(&report.about));
     }
     text.push_str("<nav aria-label=\"sections\"><ul>");
-    for section in &sections {
+    for section in sections {
         _ = write!(text, "<li><a href=\"#{}\">{}</a></li>", section.id, escape(&section.title));
     }
     text.push_str("</ul></nav></header>\n<main id=\"main\">\n");
     text.push_str(served.map_or("", |served| served.top));
-    for section in &sections {
+    for section in sections {
         _ = writeln!(
             text,
             "<section aria-labelledby=\"{0}\"><h2 id=\"{0}\">{1}</h2>{2}</section>",
@@ -88,13 +100,7 @@ pub(super) fn render(report: &Report, served: Option<&ServedPage>) -> String {
         );
     }
     text.push_str("</main>\n<footer>");
-    if !report.provenance.is_empty() {
-        text.push_str("<dl>");
-        for (name, value) in &report.provenance {
-            _ = write!(text, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
-        }
-        text.push_str("</dl>");
-    }
+    text.push_str(&made_by::render(&report.made_by));
     text.push_str("</footer>\n");
     let delivery = served.map_or(Delivery::File, |served| Delivery::Server(served.scripts));
     document::frame(&report.experiment, &text, &delivery)

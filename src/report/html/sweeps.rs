@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use super::escape::escape;
 use super::line_chart::{self, ChartLine, LineChart};
+use super::color_scale::{scale, step};
 use super::ternary;
 use crate::sweeps::{HeatMap, LineSweep, Sweep};
 use crate::table::Estimate;
 use crate::text_table;
 
 /// Number of colors of a scale, classes `h0` to `h9`.
-pub(super) const STEPS: usize = 10;
-
+pub(super) 
 /// The plots of a table. Empty without one.
 pub(super) fn render(sweeps: &[Sweep], metric: &str) -> String {
     let mut text = String::new();
@@ -122,27 +122,5 @@ fn heat_cell(cell: Option<&Estimate>, low: f64, high: f64) -> String {
         step(estimate.mean, low, high),
         text_table::percent(estimate.mean),
         escape(&text_table::interval(estimate))
-    )
-}
-
-/// The step of a value on the scale from `low` to `high`.
-pub(super) fn step(value: f64, low: f64, high: f64) -> usize {
-    if high > low {
-        (((value - low) / (high - low) * STEPS as f64).max(0.0) as usize).min(STEPS - 1)
-    } else {
-        STEPS / 2
-    }
-}
-
-/// The colors of the scale, with its ends.
-pub(super) fn scale(low: f64, high: f64) -> String {
-    let mut boxes = String::new();
-    for step in 0..STEPS {
-        _ = write!(boxes, "<rect class=\"h{step}\" x=\"{}\" width=\"18\" height=\"12\"/>", 18 * step);
-    }
-    format!(
-        "<p class=\"scale\"><span>{}</span><svg viewBox=\"0 0 180 12\" width=\"180\" height=\"12\" aria-hidden=\"true\">{boxes}</svg><span>{}</span></p>",
-        text_table::percent(low),
-        text_table::percent(high)
     )
 }

@@ -7,6 +7,9 @@ use crate::input::Cost;
 use crate::table::{ContrastResult, Difference, Table, Verdict};
 use crate::text_table::{self, TextColumn, TextTable, Trend};
 
+/// Longest heading of a column that stays on one line, in characters.
+const MAX_UNBROKEN: usize = 16;
+
 /// A table that scrolls sideways if it does not fit. `mean` separates the last column from the others.
 pub(super) fn render_table(table: &TextTable, dense: bool, mean: bool) -> String {
     let last = |column: usize| if mean && column + 1 == table.columns.len() { " last" } else { "" };
@@ -19,7 +22,8 @@ pub(super) fn render_table(table: &TextTable, dense: bool, mean: bool) -> String
     for (column, TextColumn { label, items }) in table.columns.iter().enumerate() {
         let items = items.map(|items| format!("<small>n {}</small>", text_table::thousands(items as u64)));
         let heading = escape(label) + &items.unwrap_or_default();
-        _ = write!(text, "<th scope=\"col\" class=\"num{}\">{heading}</th>", last(column));
+        let short = if label.chars().count() <= MAX_UNBROKEN { " short" } else { "" };
+        _ = write!(text, "<th scope=\"col\" class=\"num{short}{}\">{heading}</th>", last(column));
     }
     text.push_str("</tr></thead><tbody>");
     for row in &table.rows {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use super::color_scale::{scale, step};
 use super::escape::{capital, escape};
-use super::sweeps::{scale, step};
 use crate::mixture::MixtureFit;
 use crate::sweeps::Ternary;
 use crate::text_table::percent;

@@ -39,7 +39,7 @@ fn every_answer_has_a_verdict_and_texts() {
     // The evaluation that has not run has no answers.
     assert_eq!(index["evaluations"].as_array().unwrap().len(), 7);
     assert_eq!(index["cells"].as_array().unwrap().len(), 4);
-    assert_eq!((index["cells"][1]["row"].as_str(), index["cells"][1]["column"].as_str()), (Some("sft"), Some("CoT")));
+    assert_eq!(index["cells"][1]["label"], "sft · CoT");
     let chunk = unpack(&answers.texts[0]);
     let texts = strings(&chunk["strings"]);
     let answer: Vec<i64> = serde_json::from_value(chunk["items"][1]["answers"].clone()).unwrap();

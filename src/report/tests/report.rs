@@ -6,6 +6,7 @@ use super::support::{
     axes, contrast, credited, evaluation, input, not_run, plain_spec, score, scores_mut, selector, spec, study,
 };
 use crate::input::{Cost, Evaluation, GraphNode, NodeState, ScoreSource};
+use crate::made_by::{Axis, Command, MadeBy};
 use crate::table::{Cell, Verdict};
 use crate::{CreditedInstance, Disagreement, Report, ReportInput, build};
 use ablate_data::image_keys::ImageKeys;
@@ -400,6 +401,9 @@ fn user_text_is_escaped() {
     (input.experiment, input.about) = (text(), text());
     input.notes = vec![text()];
     input.provenance = vec![(text(), text())];
+    let varies = vec![Axis { axis: text(), values: vec![text()] }];
+    let commands = vec![Command { makes: text(), command: text() }];
+    input.made_by = MadeBy { file: text(), overrides: vec![text()], varies, commands, ..MadeBy::default() };
     let reads = vec!["unknown".to_string(), text()];
     let (instance, stage, kind) = (text(), text(), text());
     input.graph = vec![GraphNode { instance, stage, kind, state: NodeState::Missing, reads }];

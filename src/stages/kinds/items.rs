@@ -34,7 +34,7 @@ pub static KIND: Kind = Kind {
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
-    work: work,
+    work,
     parse,
     schema: schema_of::<Items>,
 };

@@ -40,12 +40,8 @@ class AnswerData {
   readChoices() {
     const { evaluations, cells, datasets } = this.index;
     const all = { value: "all", label: "all evaluations", evaluations: evaluations.map((_, number) => number) };
-    const tables = [...new Set(cells.map((cell) => cell.table))];
-    const ofCells = cells.map((cell) => {
-      const prefix = tables.length > 1 ? `${cell.table}: ` : "";
-      const label = `${cell.row} · ${cell.column}`;
-      return { value: `cell ${prefix}${label}`, label: prefix + label, group: "cells", evaluations: cell.evaluations, dataset: cell.dataset };
-    });
+    // `html/comparison.rs` links to these values.
+    const ofCells = cells.map((cell) => ({ ...cell, value: `cell ${cell.label}`, group: "cells" }));
     const single = evaluations.map(({ name }, number) => ({ value: name, label: name, group: "evaluations", evaluations: [number] }));
     const known = new Set();
     const choices = [...ofCells, all, ...single].filter(({ value }) => !known.has(value) && known.add(value));
@@ -61,18 +57,19 @@ class AnswerData {
     return this.index.verdicts[this.index.evaluations[evaluation].source].charCodeAt(item) - VERDICT_ZERO;
   }
 
-  // The evaluation of `others` that has the most axis values in common, with the same seed if both have one.
-  partner(evaluation, others) {
+  // The evaluations of `others` that an evaluation is compared with: the one with the most axis values in common, of the same seed.
+  // An evaluation without a seed is compared with one per seed.
+  partners(evaluation, others) {
     const point = this.index.evaluations[evaluation].point;
-    let best = -1;
-    let most = -1;
+    const best = new Map();
     for (const other of others) {
       const otherPoint = this.index.evaluations[other].point;
       if (point.seed !== undefined && otherPoint.seed !== undefined && point.seed !== otherPoint.seed) continue;
       const common = Object.keys(point).filter((axis) => point[axis] === otherPoint[axis]).length;
-      if (common > most) [best, most] = [other, common];
+      const seed = point.seed ?? otherPoint.seed;
+      if (common > (best.get(seed)?.common ?? -1)) best.set(seed, { other, common });
     }
-    return best;
+    return [...best.values()].map(({ other }) => other);
   }
 
   hasTexts(item) {

@@ -54,13 +54,13 @@ function matchingAnswers(data, filter) {
   const compared = data.choice(filter.with);
   const dataset = filter.dataset === "" ? null : data.datasets.indexOf(filter.dataset);
   const rows = [];
-  const pairs = choice.evaluations.map((evaluation) => [evaluation, compared ? data.partner(evaluation, compared.evaluations) : -1]);
+  const partners = (evaluation) => (compared ? data.partners(evaluation, compared.evaluations) : [-1]);
+  const pairs = choice.evaluations.flatMap((evaluation) => partners(evaluation).map((other) => [evaluation, other]));
   for (let item = 0; item < data.count; item += 1) {
     const own = data.index.items.dataset[item];
     if (dataset !== null && own !== dataset) continue;
     if (choice.dataset !== undefined && own !== choice.dataset) continue;
     for (const [evaluation, other] of pairs) {
-      if (compared && other < 0) continue;
       if (passes(filter, data.verdict(evaluation, item), other < 0 ? 0 : data.verdict(other, item))) rows.push([item, evaluation, other]);
     }
   }

@@ -28,7 +28,7 @@ class AnswerBrowser {
       if (!location.hash.startsWith("#answers?")) return;
       this.filter = filterFromAddress();
       this.showForm();
-      this.refresh();
+      this.refresh().then(() => this.root.scrollIntoView());
     });
   }
 
@@ -162,17 +162,20 @@ async function openAnswers(root) {
 function setUpAnswers() {
   const root = document.getElementById("answer-browser");
   if (!root) return;
-  if (location.hash.startsWith("#answers?")) {
+  let opened = false;
+  const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && open(), { rootMargin: "600px" });
+  const open = () => {
+    if (opened) return;
+    opened = true;
+    observer.disconnect();
     openAnswers(root);
-    return;
+  };
+  const openNamed = () => location.hash.startsWith("#answers?") && open();
+  window.addEventListener("hashchange", openNamed);
+  // A link to the address that the page already has changes no address.
+  for (const link of document.querySelectorAll("a[href^='#answers?']")) {
+    link.addEventListener("click", () => link.hash === location.hash && root.scrollIntoView());
   }
-  const observer = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      observer.disconnect();
-      openAnswers(root);
-    },
-    { rootMargin: "600px" },
-  );
   observer.observe(root.parentElement);
+  openNamed();
 }

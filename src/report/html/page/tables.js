@@ -29,6 +29,7 @@ function makeSortable(table) {
   if (original.length < 2) return;
   heads.forEach((head, column) => {
     const button = element("button", { type: "button", class: "sort" });
+    if (head.textContent.trim() === "") button.setAttribute("aria-label", "sort by the first column");
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
