@@ -93,15 +93,11 @@ impl LsTable {
         if names().any(|name| name == column) {
             return Ok(());
         }
-        match nearest(column, names()) {
-            Some(near) => {
-                bail!("no instance has the column `{column}`\nhelp: a column of a similar name exists: `{near}`")
-            }
-            None => {
-                let names: Vec<&str> = names().collect();
-                bail!("no instance has the column `{column}`\nhelp: the columns are {}", names.join(", "))
-            }
+        if let Some(near) = nearest(column, names()) {
+            bail!("no instance has the column `{column}`\nhelp: a column of a similar name exists: `{near}`");
         }
+        let names: Vec<&str> = names().collect();
+        bail!("no instance has the column `{column}`\nhelp: the columns are {}", names.join(", "))
     }
 
     /// The chosen columns besides the fixed ones.

@@ -272,16 +272,20 @@ mod tests {
         past(&[("steps", json!(steps)), ("lr", json!(lr))], Work::Examples(steps), None, seconds)
     }
 
-    fn seconds(history: &[Past], wanted: &Past) -> f64 {
-        predict(history.iter(), &wanted.features, wanted.on_gpu).unwrap().0
+    fn milliseconds(history: &[Past], wanted: &Past) -> u64 {
+        (1000.0 * predict(history.iter(), &wanted.features, wanted.on_gpu).unwrap().0).round() as u64
     }
 
     #[test]
     fn a_longer_training_takes_longer() {
         let history = [steps(100.0, 0.1, 10.0)];
-        assert!((seconds(&history, &steps(250.0, 0.1, 0.0)) - 25.0).abs() < 1e-9);
+        assert_eq!(milliseconds(&history, &steps(250.0, 0.1, 0.0)), 25_000);
         let outputs = predict(history.iter(), &steps(250.0, 0.1, 0.0).features, false).unwrap().1;
-        assert_eq!((outputs["model"], outputs["rows"]), (10.0, 250.0), "rows grow with the work, a model does not");
+        assert_eq!(
+            (outputs["model"] as u64, outputs["rows"] as u64),
+            (10, 250),
+            "rows grow with the work, a model does not"
+        );
     }
 
     #[test]
@@ -289,31 +293,35 @@ mod tests {
         let long_prompt = |seconds| past(&[("prompt", json!("explain"))], Work::Rows(1.0), Some(50.0), seconds);
         let short_prompt = |seconds| past(&[("prompt", json!("answer"))], Work::Rows(1.0), Some(50.0), seconds);
         let history = [short_prompt(1.0), long_prompt(30.0), short_prompt(3.0)];
-        assert_eq!(seconds(&history, &long_prompt(0.0)), 30.0);
-        assert_eq!(seconds(&history, &short_prompt(0.0)), 2.0, "the median of equal stages");
+        assert_eq!(milliseconds(&history, &long_prompt(0.0)), 30_000);
+        assert_eq!(milliseconds(&history, &short_prompt(0.0)), 2_000, "the median of equal stages");
     }
 
     #[test]
     fn rows_count_only_where_the_length_depends_on_them() {
         let epochs = |rows| past(&[], Work::Rows(1.0), Some(rows), 10.0);
-        assert_eq!(seconds(&[epochs(100.0)], &epochs(300.0)), 30.0);
+        assert_eq!(milliseconds(&[epochs(100.0)], &epochs(300.0)), 30_000);
         let fixed = |rows| past(&[], Work::Examples(5.0), Some(rows), 10.0);
-        assert_eq!(seconds(&[fixed(100.0)], &fixed(300.0)), 10.0);
+        assert_eq!(milliseconds(&[fixed(100.0)], &fixed(300.0)), 10_000);
         let unknown = past(&[], Work::Rows(1.0), None, 0.0);
-        assert_eq!(seconds(&[epochs(100.0)], &unknown), 10.0, "sizes that are not known change nothing");
+        assert_eq!(milliseconds(&[epochs(100.0)], &unknown), 10_000, "sizes that are not known change nothing");
         assert_eq!(
-            seconds(&[fixed(100.0), epochs(100.0)], &epochs(200.0)),
-            20.0,
-            "lengths of the same form come first"
+            milliseconds(&[fixed(100.0), epochs(100.0)], &epochs(200.0)),
+            20_000,
+            "lengths that can be compared come first"
         );
+        let mut ran = epochs(100.0);
+        ran.features.examples = Some(50.0);
+        assert_eq!(milliseconds(&[ran], &steps(100.0, 0.1, 0.0)), 20_000, "100 examples take twice as long as 50");
     }
 
     #[test]
     fn the_error_is_that_of_predicting_each_stage_from_the_others() {
-        assert_eq!(leave_one_out_error(&[steps(100.0, 0.1, 10.0)]), UNKNOWN_ERROR);
+        let close = |error: f64, expected: f64| assert!((error - expected).abs() < 1e-9, "{error}");
+        close(leave_one_out_error(&[steps(100.0, 0.1, 10.0)]), UNKNOWN_ERROR);
         let exact: Vec<Past> = [100.0, 200.0, 300.0].map(|number| steps(number, 0.1, number / 10.0)).into();
-        assert_eq!(leave_one_out_error(&exact), MIN_ERROR);
+        close(leave_one_out_error(&exact), MIN_ERROR);
         let noisy = [steps(100.0, 0.1, 10.0), steps(100.0, 0.1, 20.0)];
-        assert!((leave_one_out_error(&noisy) - 2f64.ln()).abs() < 1e-9);
+        close(leave_one_out_error(&noisy), 2f64.ln());
     }
 }

@@ -127,9 +127,9 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 mod tests {
     use super::*;
 
-    fn status(access: &Access, method: Method, uri: &str, headers: &[(&'static str, &str)]) -> u16 {
+    fn status(access: &Access, method: &Method, uri: &str, headers: &[(&'static str, &str)]) -> u16 {
         let pairs = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        let answer = access.answer(&method, &uri.parse().unwrap(), &pairs.collect());
+        let answer = access.answer(method, &uri.parse().unwrap(), &pairs.collect());
         answer.map_or(200, |answer| answer.status().as_u16())
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let secret = "0123456789abcdef";
         let access = Access::new(Some(secret.to_string()), "127.0.0.1:8765".parse().unwrap()).unwrap();
         let get =
-            |uri: &str, cookie: &str| status(&access, Method::GET, uri, &[("host", "localhost"), ("cookie", cookie)]);
+            |uri: &str, cookie: &str| status(&access, &Method::GET, uri, &[("host", "localhost"), ("cookie", cookie)]);
         assert_eq!(get("/", "a=b"), 401);
         assert_eq!(get("/?token=0123456789abcdee", "a=b"), 401);
         assert_eq!(get("/?token=0123456789abcdef", "a=b"), 303);
@@ -165,7 +165,7 @@ mod tests {
         let csrf = access.csrf.clone();
         let post = |origin: &str, token: &str| {
             let headers = [("host", "127.0.0.1:8765"), ("origin", origin), ("x-csrf-token", token)];
-            status(&access, Method::POST, "/runs/1/stop", &headers)
+            status(&access, &Method::POST, "/runs/1/stop", &headers)
         };
         assert_eq!(post("http://127.0.0.1:8765", &csrf), 200);
         assert_eq!(post("http://127.0.0.1:8765", "guess"), 403);

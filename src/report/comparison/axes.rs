@@ -87,9 +87,10 @@ impl Alignment {
                 let mut point: Point = kept.collect();
                 point.insert(SIDE.to_string(), name.to_string());
                 point.extend(evaluation.point.get(SEED).map(|seed| (SEED.to_string(), seed.clone())));
-                let instance = match names.iter().all(|names| names.contains(&evaluation.instance)) {
-                    true => format!("{}: {}", side.label, evaluation.instance),
-                    false => evaluation.instance.clone(),
+                let instance = if names.iter().all(|names| names.contains(&evaluation.instance)) {
+                    format!("{}: {}", side.label, evaluation.instance)
+                } else {
+                    evaluation.instance.clone()
                 };
                 all.push(Evaluation { instance, stage: stage.to_string(), point, ..evaluation.clone() });
             }

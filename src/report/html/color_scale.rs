@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::text_table;
 
+/// Number of colors of a scale, classes `h0` to `h9`.
 const STEPS: usize = 10;
 
 /// The step of a value on the scale from `low` to `high`.

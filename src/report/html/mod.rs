@@ -4,8 +4,8 @@
 //! off plots, and shows the answers.
 
 mod answers;
-mod comparison;
 mod color_scale;
+mod comparison;
 mod curves;
 mod document;
 mod escape;

@@ -2,16 +2,14 @@
 
 use std::fmt::Write;
 
+use super::color_scale::{scale, step};
 use super::escape::escape;
 use super::line_chart::{self, ChartLine, LineChart};
-use super::color_scale::{scale, step};
 use super::ternary;
 use crate::sweeps::{HeatMap, LineSweep, Sweep};
 use crate::table::Estimate;
 use crate::text_table;
 
-/// Number of colors of a scale, classes `h0` to `h9`.
-pub(super) 
 /// The plots of a table. Empty without one.
 pub(super) fn render(sweeps: &[Sweep], metric: &str) -> String {
     let mut text = String::new();
