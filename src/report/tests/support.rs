@@ -48,7 +48,7 @@ pub(super) fn scores_mut(evaluation: &mut Evaluation) -> &mut Vec<Score> {
     }
 }
 
-pub(super) fn not_run(point: &str) -> Evaluation {
+pub(crate) fn not_run(point: &str) -> Evaluation {
     let instance = format!("eval@{point}");
     Evaluation {
         instance,
