@@ -15,7 +15,7 @@ use ablate_engine::history;
 use ablate_engine::run_changes::RunChanges;
 use ablate_experiment::Metric;
 use ablate_report::comparison::{self, Comparison, Flip, FlipDirection, GroupOrder, ParameterDifference};
-use ablate_report::{ANSWER_BYTES, LoadedSide, drop_identical, load_run, load_side, with_images};
+use ablate_report::{ANSWER_BYTES, LoadedSide, drop_identical, html, load_run, load_side, with_images};
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArgs {
@@ -134,7 +134,7 @@ pub(super) fn compare(shell: Shell, global: &Global, arguments: &CompareArgs) ->
         let changes =
             changes.as_ref().map_or_else(String::new, |changes| changes.to_string() + &equal_evaluations(equal));
         let changes: Vec<String> = changes.lines().map(|line| line.trim().to_string()).collect();
-        files::write_atomic(path, comparison.html(&changes).as_bytes())?;
+        files::write_atomic(path, html::comparison_page(&comparison, &changes).as_bytes())?;
         shell.status(&format!("wrote {}", path.display()));
     }
     match arguments.format {

@@ -21,7 +21,6 @@ use self::axes::{Alignment, SIDE};
 use self::parameters::parameter_differences;
 use super::compute::compute_table;
 use super::contamination;
-use super::html;
 use super::input::{Evaluation, Images};
 use super::layout::Layout;
 use super::score_matrix::ScoreMatrix;
@@ -123,11 +122,6 @@ pub enum GroupOrder {
 }
 
 impl Comparison {
-    /// One self-contained page. `changes` says in lines what changed between two runs.
-    pub fn html(&self, changes: &[String]) -> String {
-        html::render_comparison(self, changes)
-    }
-
     /// Sorts the contrasts. Groups without a measured difference come last.
     pub fn sort(&mut self, order: GroupOrder) {
         let key = |contrast: &ContrastResult| match (&contrast.difference, order) {

@@ -74,7 +74,7 @@ pub(super) fn render(report: &Report, served: Option<&ServedPage>) -> String {
 }
 
 /// The page of a comparison as a file. `changes` says in lines what changed between two runs.
-pub(super) fn render_comparison(comparison: &Comparison, changes: &[String]) -> String {
+pub fn comparison_page(comparison: &Comparison, changes: &[String]) -> String {
     frame(&comparison.report, &comparison::page_sections(comparison, changes), None)
 }
 
