@@ -42,6 +42,7 @@ fn plan_runs_nothing() {
         eval: may run: waits for sft, items
         1 result; 6 stage runs; 1 training
         1 must run, 5 may run, 0 fresh
+        time: cannot be predicted: 1 stage of the kind `base`, 1 stage of the kind `eval`, 1 stage of the kind `items`, 1 stage of the kind `mix`, 1 stage of the kind `sft`, 1 stage of the kind `tokenizer`: no stage of the kind has run in this store
     "#]]
     .assert_eq(&project.ok(&["plan", "study.toml"]).stdout);
     assert!(!project.path("out").exists());
@@ -85,8 +86,8 @@ fn commands_are_listed_in_the_order_of_use() {
     let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let lines = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
-    let expected = "new check plan run status report results compare ls show logs why graph retry suggest generate export pin unpin \
-                    forget gc verify doctor schema completions man help";
+    let expected = "new check plan run runs status stop serve report results compare ls show logs why graph retry suggest generate export pin \
+                    unpin forget gc verify doctor schema completions man help";
     assert_eq!(names.join(" "), expected);
 }
 

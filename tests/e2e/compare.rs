@@ -123,9 +123,9 @@ fn two_runs_show_the_cause_in_a_few_lines() {
     let head = text.lines().skip(1).take_while(|line| !line.is_empty());
     let head = head.map(str::trim_start).collect::<Vec<_>>().join("\n") + "\n";
     expect![[r#"
-          train@lr=0.1,model=a and 3 more instances, each at these keys: `run` changed from "printf '%s' 'a 0.1' > model.txt" to "printf '%s' 'b a 0.1' > model.txt"
-          with other inputs because of these: eval (8, 6 with equal outputs)
-          6 evaluations have the same results in both runs
+        train@lr=0.1,model=a and 3 more instances, each at these keys: `run` changed from "printf '%s' 'a 0.1' > model.txt" to "printf '%s' 'b a 0.1' > model.txt"
+        with other inputs because of these: eval (8, 6 with equal outputs)
+        6 evaluations have the same results in both runs
     "#]].assert_eq(&head);
     let json = project.json(&["diff", "latest~1", "latest"]);
     assert_eq!(json["changes"]["differences"].as_array().unwrap().len(), 12);
