@@ -28,8 +28,9 @@ impl Work {
 
     /// A training: its length in steps, tokens or epochs.
     pub fn training(number: Numbers<'_>) -> Work {
+        let batch = number("batch").unwrap_or(1.0);
         match (number("steps"), number("tokens"), number("epochs")) {
-            (Some(steps), ..) => Work::Examples(steps * number("batch").unwrap_or(1.0)),
+            (Some(steps), ..) => Work::Examples(steps * batch),
             (None, Some(tokens), _) => Work::Tokens(tokens),
             (None, None, epochs) => Work::Rows(epochs.unwrap_or(1.0)),
         }
