@@ -49,14 +49,15 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
             None => bail!("`{name}` is not `latest`, `latest~1` or the name of a run"),
         };
         let run = runs.iter().rev().nth(back).cloned();
-        return run.with_context(|| format!("there are {} runs: `{name}` is older than the oldest", runs.len()));
+        let count = if runs.len() == 1 { "is 1 run".to_string() } else { format!("are {} runs", runs.len()) };
+        return run.with_context(|| format!("there {count}: `{name}` is older than the oldest"));
     }
     let has_id =
         |run: &str| name.len() >= MIN_ID_LENGTH && run.rsplit_once('-').is_some_and(|(_, id)| id.starts_with(name));
     let number = name.parse::<u64>().ok();
     let numbers = if number.is_some() { numbers(store)? } else { BTreeMap::new() };
     let has_number = |run: &String| number.is_some() && numbers.get(run).copied() == number;
-    // A short number is no start of a name: all names start with a year.
+    // A short number is not the start of a name: all names start with a year.
     let is_start = |run: &str| (number.is_none() || name.len() >= MIN_ID_LENGTH) && run.starts_with(name);
     let found: Vec<&String> = runs.iter().filter(|run| has_number(run) || is_start(run) || has_id(run)).collect();
     match found.as_slice() {

@@ -108,7 +108,7 @@ fn stage_of(instance: &str) -> &str {
     instance.split('@').next().unwrap_or(instance)
 }
 
-/// The differences that are no consequences.
+/// The differences that have a cause of their own.
 fn groups(differences: &[InstanceDiff]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group> = Vec::new();
     for difference in differences.iter().filter(|difference| !difference.consequence) {

@@ -106,7 +106,7 @@ impl Predictions<'_> {
     fn add(&mut self, id: InstanceId) -> Result<()> {
         let instance = self.expansion.get(id);
         let manifest: Manifest = serde_json::from_str(&instance.identity)
-            .with_context(|| format!("BUG: the identity of `{}` is no manifest", instance.name))?;
+            .with_context(|| format!("BUG: the identity of `{}` is not a manifest", instance.name))?;
         let mut features = Features::of_manifest(&manifest, instance.kind);
         features.seed = Some(instance.seed);
         let inputs = instance.inputs.iter().filter_map(|input| match &input.upstream {

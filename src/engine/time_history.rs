@@ -134,7 +134,7 @@ impl Features {
                 ManifestEntry::Input { .. } => {}
             }
         }
-        // The numbers that the work is computed from are no other differences between two stages.
+        // The numbers that the work is computed from do not count as differences of two stages.
         let counted: RefCell<Vec<String>> = RefCell::default();
         let work = (kind.work)(&|key| {
             counted.borrow_mut().push(key.to_string());

@@ -48,7 +48,7 @@
       disconnect();
     });
     source.onerror = () => {
-      // The browser connects again, except after an answer that is no stream of events: the server was started again.
+      // The browser connects again, except after an answer that is not a stream of events: the server was started again.
       if (source?.readyState !== EventSource.CLOSED) return;
       disconnect();
       setTimeout(connect, 3000);

@@ -113,7 +113,7 @@ impl Live {
     }
 }
 
-/// Watches until the topic has ended or nobody listens.
+/// Watches until the topic has ended or has no subscriber.
 async fn follow(
     store: Arc<Store>,
     watched: Arc<Mutex<HashMap<Topic, watch::Sender<Snapshot>>>>,

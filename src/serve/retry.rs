@@ -70,7 +70,7 @@ impl Retries {
         let found = self.wait_for_run(&mut child, past, &before);
         let ended = matches!(child.try_wait(), Ok(Some(_)));
         if !ended {
-            // Waits for the end, because an ended child stays in the process table until somebody does.
+            // Waits for the end, because an ended child stays in the process table until its parent does.
             std::thread::spawn(move || child.wait());
         }
         match found? {
