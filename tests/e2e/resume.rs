@@ -78,7 +78,8 @@ fn ctrl_c_keeps_checkpoints() {
 #[test]
 fn ctrl_c_saves_the_training() {
     let project = study();
-    project.edit("study.toml", "epochs = 2", "epochs = 3000\nkeep_steps = 1000000");
+    // Long enough that the signal arrives during the training on a busy machine, too.
+    project.edit("study.toml", "epochs = 2", "epochs = 20000\nkeep_steps = 1000000");
     let child = project.command(&["run", "study.toml", "--jobs", "1"]).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("some steps are done", &|| {
         let status = project.ablate(&["status", "--json"]).stdout;

@@ -18,7 +18,7 @@ fn a_report_has_files_for_other_tools() {
     );
     assert_eq!(project.read("out/study/contrasts.csv").lines().count(), 1);
     // A stage without a result any more has no run in TensorBoard.
-    project.ok(&["report", "study.toml", "--set", "stage.sft.lr=0.5", "--quiet"]);
+    project.ok(&["report", "study.toml", "--set", "stage.sft.lr=0.5", "--out", "out/study", "--quiet"]);
     assert!(!project.path("out/study/tensorboard/sft").exists());
 }
 
