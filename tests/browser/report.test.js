@@ -96,6 +96,8 @@ test("the colors can be chosen and are kept", async () => {
 
 test("the graph zooms by buttons, keys and the wheel", async () => {
   const { page } = await open(browser, "smoke");
+  // The answers above the graph take their place when they come into view. A click must not meet the page while it moves.
+  await openAnswers(page);
   const width = () => page.$eval("svg.graph", (svg) => svg.viewBox.baseVal.width);
   const full = await width();
   await page.click(".toolbar button[aria-label='zoom in']");
