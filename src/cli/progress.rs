@@ -137,7 +137,7 @@ impl<'a> ProgressDisplay<'a> {
         let running = state.running.len();
         drop(state);
         self.line(&format!(
-            "stopping {}: a training saves its state first, in at most a minute; press Ctrl-C again to end at once",
+            "stopping {}: a training saves its state first, in at most a minute; press Ctrl-C again to end immediately",
             stages(running)
         ));
     }

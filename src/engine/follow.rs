@@ -117,7 +117,7 @@ impl RunFollower {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LossCurve {
     points: Vec<(f64, f64)>,
-    /// One of so many reported losses is kept.
+    /// Of this number of reported losses, one is kept.
     stride: u64,
     reported: u64,
 }

@@ -137,7 +137,7 @@ const KEYS: &[ForeignKeys] = &[
     of_file(&["reports", "plots", "tables"], &["report"]),
 ];
 
-/// Explains the unknown keys that other tools have. A missing key that is present under a foreign name is no error of its own.
+/// Explains the unknown keys that other tools have. A missing key that is present under a foreign name is not reported as another error.
 pub(crate) fn explain(mut errors: Vec<ConfigError>) -> Vec<ConfigError> {
     let mut present: Vec<(Vec<String>, &str)> = Vec::new();
     for error in &mut errors {

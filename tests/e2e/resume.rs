@@ -93,7 +93,7 @@ fn ctrl_c_saves_the_training() {
     assert_eq!(output.status.code(), Some(130), "{printed}");
     assert_contains(
         &printed,
-        &["stopping 1 stage: a training saves its state first", "press Ctrl-C again to end at once"],
+        &["stopping 1 stage: a training saves its state first", "press Ctrl-C again to end immediately"],
     );
     assert_eq!(project.json(&["status"])["state"], "interrupted");
     project.ok(&["run", "study.toml"]).stderr_has(&["      sft: resumes after step "]);

@@ -271,22 +271,22 @@ fn a_command_is_notified_of_the_end_of_a_run() {
     project.ok(&["run", "study.toml"]);
     let settings = r#"
 [settings]
-notify = 'echo "$ABLATE_EXPERIMENT $ABLATE_OUTCOME $ABLATE_RUN $ABLATE_REPORT" >> told; cat >> told-json; echo >> told-json'
+notify = 'echo "$ABLATE_EXPERIMENT $ABLATE_OUTCOME $ABLATE_RUN $ABLATE_REPORT" >> notified; cat >> notified-json; echo >> notified-json'
 "#;
     project.append("study.toml", settings);
     project.ok(&["run", "study.toml"]).stderr_has(&["nothing to run"]);
-    assert!(!project.path("told").exists(), "a run in which all is fresh notifies of nothing");
+    assert!(!project.path("notified").exists(), "a run in which all is fresh notifies of nothing");
     project.write("data.txt", "0.5\n");
     project.ok(&["run", "study.toml"]);
     let run = project.json(&["runs", "-n", "1"])["runs"][0]["run"].as_str().unwrap().to_string();
     let page = project.path("out/study/report.html").display().to_string();
-    assert_eq!(project.read("told"), format!("study finished {run} {page}\n"));
-    let told: Value = serde_json::from_str(&project.read("told-json")).unwrap();
-    assert_eq!((&told["phase"], &told["headline"]["value"]), (&json!("finished"), &json!(0.5)));
+    assert_eq!(project.read("notified"), format!("study finished {run} {page}\n"));
+    let notified: Value = serde_json::from_str(&project.read("notified-json")).unwrap();
+    assert_eq!((&notified["phase"], &notified["headline"]["value"]), (&json!("finished"), &json!(0.5)));
 
     project.write("data.txt", "wrong\n");
     project.fails(1, &["run", "study.toml"]);
-    assert_contains(&project.read("told"), &["study failed "]);
+    assert_contains(&project.read("notified"), &["study failed "]);
 
     project.edit("study.toml", "notify = 'echo", "notify = 'echo lost; exit 7; echo");
     project.write("data.txt", "1\n");

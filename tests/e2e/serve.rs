@@ -1,4 +1,4 @@
-//! `serve`: a browser follows runs, stops and retries stages, and nobody else does.
+//! `serve`: a browser follows runs, stops and retries stages; requests without the token or from other sites are refused.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -73,7 +73,7 @@ pub trait Progress: Sync {
         false
     }
 
-    /// Sets how long the stage takes to end by itself when that is requested. At first it is zero: its process ends at once.
+    /// Sets how long the stage takes to end by itself when that is requested. At first it is zero: its process ends immediately.
     fn allow_time_to_stop(&self, _time: Duration) {}
 
     fn note(&self, text: String) {

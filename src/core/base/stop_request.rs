@@ -19,7 +19,7 @@ impl StopRequest {
         StopRequest { made: AtomicBool::new(false), time: AtomicU64::new(0) }
     }
 
-    /// Sets the time that the stage needs from the request to its end. At first it is zero: the process ends at once.
+    /// Sets the time that the stage needs from the request to its end. At first it is zero: the process ends immediately.
     pub fn allow(&self, time: Duration) {
         self.time.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
