@@ -63,7 +63,7 @@ pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BT
 }
 
 /// The instances and everything upstream of them.
-fn with_upstream(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
+pub fn with_upstream(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
     let mut found = start.clone();
     let mut pending: Vec<InstanceId> = start.into_iter().collect();
     while let Some(id) = pending.pop() {

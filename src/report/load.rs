@@ -134,15 +134,8 @@ pub fn load_results(
     store: &Store,
 ) -> (ExperimentResults, usize) {
     let results = Results { expansion, plan, store, ran: None };
-    let gives_scores = |instance: &Instance| instance.outputs.iter().any(|output| output.kind == ArtifactKind::Scores);
-    let mut stages: Vec<&str> = Vec::new();
-    for instance in expansion.instances.iter().filter(|instance| gives_scores(instance)) {
-        if !stages.contains(&instance.stage.as_str()) {
-            stages.push(&instance.stage);
-        }
-    }
     let (mut evaluations, mut missing) = (Vec::new(), 0);
-    for stage in stages {
+    for stage in scored_stages(expansion) {
         for (point, id) in expansion.points_of(stage) {
             let scores = results.file(id, ArtifactKind::Scores).map(ScoreSource::File);
             missing += usize::from(scores.is_none());
@@ -167,6 +160,18 @@ fn mixtures(experiment: &Experiment) -> Vec<MixtureAxis> {
         Some(MixtureAxis { axis: axis.clone(), parts: simplex.parts.clone(), shares })
     };
     experiment.axes.iter().filter_map(axis).collect()
+}
+
+/// The stages that give scores, in the order of the experiment.
+pub(super) fn scored_stages(expansion: &Expansion) -> Vec<&str> {
+    let gives_scores = |instance: &Instance| instance.outputs.iter().any(|output| output.kind == ArtifactKind::Scores);
+    let mut stages: Vec<&str> = Vec::new();
+    for instance in expansion.instances.iter().filter(|instance| gives_scores(instance)) {
+        if !stages.contains(&instance.stage.as_str()) {
+            stages.push(&instance.stage);
+        }
+    }
+    stages
 }
 
 /// The results of an experiment in the store.

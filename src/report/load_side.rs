@@ -7,14 +7,15 @@ use anyhow::{Result, bail};
 
 use super::comparison::Side;
 use super::input::{Evaluation, Images, ScoreSource};
+use super::load::scored_stages;
 use ablate_core::base::Hash;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::{Artifact, ArtifactKind};
 use ablate_data::images::ImagePacks;
 use ablate_engine::history::PastRun;
-use ablate_engine::select::{matches_point, matching};
+use ablate_engine::select::{matches_point, matching, with_upstream};
 use ablate_engine::{Plan, PlanState};
-use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
+use ablate_experiment::{Expansion, Instance, InstanceId};
 use ablate_store::{StageRecord, Store};
 
 /// A side with the image packs of its evaluations.
@@ -47,7 +48,7 @@ pub fn load_side(expansion: &Expansion, plan: &Plan, store: &Store, pattern: &st
     let mut indices: BTreeMap<InstanceId, Option<usize>> = BTreeMap::new();
     for (.., id) in &found {
         let mut made_by = Vec::new();
-        for id in with_upstream(expansion, *id) {
+        for id in with_upstream(expansion, BTreeSet::from([*id])) {
             let index = *indices.entry(id).or_insert_with(|| {
                 let record = record(id).and_then(|record| store.record(record.fingerprint))?;
                 side.stages.push((expansion.get(id).stage.clone(), record.manifest));
@@ -164,19 +165,12 @@ fn evaluations_named(expansion: &Expansion, pattern: &str) -> Result<Vec<Named>>
 
 /// Every point of the stages that give scores.
 fn evaluations(expansion: &Expansion) -> Vec<Named> {
-    let gives_scores = |instance: &Instance| instance.outputs.iter().any(|output| output.kind == ArtifactKind::Scores);
-    let mut stages: Vec<&str> = Vec::new();
-    for instance in expansion.instances.iter().filter(|instance| gives_scores(instance)) {
-        if !stages.contains(&instance.stage.as_str()) {
-            stages.push(&instance.stage);
-        }
-    }
     let of_stage = |stage: &&str| {
         let stage = (*stage).to_string();
         let points: Vec<_> = expansion.points_of(&stage).map(|(point, id)| (point.clone(), id)).collect();
         points.into_iter().map(move |(point, id)| (Instance::name_of(&stage, &point), stage.clone(), point, id))
     };
-    stages.iter().flat_map(of_stage).collect()
+    scored_stages(expansion).iter().flat_map(of_stage).collect()
 }
 
 fn evaluation(instance: &str, stage: &str, point: &BTreeMap<String, String>) -> Evaluation {
@@ -188,22 +182,6 @@ fn evaluation(instance: &str, stage: &str, point: &BTreeMap<String, String>) -> 
         training: Vec::new(),
         trained_elsewhere: None,
     }
-}
-
-/// The instance and everything upstream of it.
-fn with_upstream(expansion: &Expansion, start: InstanceId) -> BTreeSet<InstanceId> {
-    let mut found = BTreeSet::from([start]);
-    // An instance comes after the instances that it reads.
-    for id in (0..=start.0).rev().map(InstanceId) {
-        if found.contains(&id) {
-            let upstream = expansion.get(id).inputs.iter().filter_map(|input| match input.upstream {
-                Upstream::Output { instance, .. } => Some(instance),
-                Upstream::External { .. } | Upstream::Environment { .. } => None,
-            });
-            found.extend(upstream);
-        }
-    }
-    found
 }
 
 fn packs_of<'a>(store: &'a Store, artifact: &'a Artifact) -> impl Iterator<Item = (Hash, PathBuf)> + 'a {

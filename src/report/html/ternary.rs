@@ -152,20 +152,12 @@ fn grid() -> String {
 mod tests {
     use super::*;
     use crate::mixture::{self, MixturePoint};
+    use crate::tests::support::MIXES;
 
     #[test]
     fn the_surface_covers_the_triangle() {
         let point = |shares: [f64; 3]| MixturePoint { shares: shares.to_vec(), mean: shares[0], standard_error: 0.01 };
-        let mixes = [
-            [1.0, 0.0, 0.0],
-            [0.0, 1.0, 0.0],
-            [0.0, 0.0, 1.0],
-            [0.5, 0.5, 0.0],
-            [0.5, 0.0, 0.5],
-            [0.0, 0.5, 0.5],
-            [0.4, 0.3, 0.3],
-        ];
-        let fit = mixture::fit(&mixes.map(point)).unwrap();
+        let fit = mixture::fit(&MIXES.map(point)).unwrap();
         let triangles = surface(&fit);
         assert_eq!(triangles.len(), CELLS * CELLS);
         // The score is the share of the first source, so each triangle has the color of its height.

@@ -150,3 +150,14 @@ pub(super) fn credited(responses: &[bool]) -> CreditedItem {
     };
     CreditedItem { item, prompt: "1+2?".to_string(), responses: responses.iter().map(credit).collect() }
 }
+
+/// Three shares: the corners, the middles of the sides, and a mix of all.
+pub(crate) const MIXES: [[f64; 3]; 7] = [
+    [1.0, 0.0, 0.0],
+    [0.0, 1.0, 0.0],
+    [0.0, 0.0, 1.0],
+    [0.5, 0.5, 0.0],
+    [0.5, 0.0, 0.5],
+    [0.0, 0.5, 0.5],
+    [0.4, 0.3, 0.3],
+];

@@ -1,6 +1,6 @@
 //! The plots of tables, from scores to SVG.
 
-use super::support::{evaluation, input, plain_spec};
+use super::support::{MIXES, evaluation, input, plain_spec};
 use crate::build;
 use crate::input::{MixtureAxis, ReportInput};
 use crate::sweeps::{HeatMap, LineSweep, Sweep};
@@ -77,24 +77,15 @@ fn two_axes_of_numbers_are_a_heat_map() {
 
 #[test]
 fn three_shares_are_a_ternary_plot() {
-    let mixes = [
-        [1.0, 0.0, 0.0],
-        [0.0, 1.0, 0.0],
-        [0.0, 0.0, 1.0],
-        [0.5, 0.5, 0.0],
-        [0.5, 0.0, 0.5],
-        [0.0, 0.5, 0.5],
-        [0.4, 0.3, 0.3],
-    ];
     let label = |mix: &[f64; 3]| mix.map(|share| share.to_string()).join("-");
     let evaluations =
-        mixes.iter().map(|mix| scored(&format!("ratio={}", label(mix)), (10.0 * mix[0]) as usize)).collect();
+        MIXES.iter().map(|mix| scored(&format!("ratio={}", label(mix)), (10.0 * mix[0]) as usize)).collect();
     let mut spec = plain_spec(&["ratio"], &[]);
     spec.baseline = None;
     let axis = |parts: usize| MixtureAxis {
         axis: "ratio".to_string(),
         parts: ["cot", "direct", "reading"][..parts].iter().map(ToString::to_string).collect(),
-        shares: mixes.iter().map(|mix| (label(mix), mix.to_vec())).collect(),
+        shares: MIXES.iter().map(|mix| (label(mix), mix.to_vec())).collect(),
     };
     let given = ReportInput { mixtures: vec![axis(3)], ..input(spec, evaluations) };
     let report = build(&given).unwrap();
