@@ -90,7 +90,11 @@ pub(super) fn compare(shell: Shell, global: &Global, arguments: &CompareArgs) ->
     let mut sides = match (&arguments.targets[..], &kinds[..]) {
         ([file, first, second], [true, false, false]) => {
             let session = open(file)?;
-            [load(&session, first)?, load(&session, second)?]
+            let sides = [load(&session, first)?, load(&session, second)?];
+            if sides[0].side.evaluations == sides[1].side.evaluations {
+                bail!("`{first}` and `{second}` are the same evaluations: there is nothing to compare");
+            }
+            sides
         }
         ([one, first, other, second], [true, false, true, false]) => {
             [labeled(load(&open(one)?, first)?, one), labeled(load(&open(other)?, second)?, other)]

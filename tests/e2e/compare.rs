@@ -108,6 +108,9 @@ fn wrong_arguments_are_refused_with_the_forms_that_work() {
     let forms = "`ablate compare FILE A B`";
     project.fails(2, &["compare", "study.toml", "model=a"]).stderr_has(&["no two things of one kind", forms]);
     project.fails(2, &["compare", "study.toml", "train", "model=a"]).stderr_has(&["neither scores nor a model"]);
+    project
+        .fails(2, &["compare", "study.toml", "lr=0.1", "eval@lr=0.1"])
+        .stderr_has(&["`lr=0.1` and `eval@lr=0.1` are the same evaluations"]);
     project.fails(2, &["compare", "nothing"]).stderr_has(&["there is no run `nothing`"]);
     project
         .fails(2, &["compare", "study.toml", "a", "b", "--metric", "speed"])
