@@ -42,6 +42,7 @@ mod toposort;
 
 mod budget_notes;
 pub mod compiled;
+mod configuration;
 mod load;
 mod report;
 pub mod schema;
@@ -49,6 +50,7 @@ pub mod schema;
 pub use arm::{Arm, TrainedPoint};
 pub use axis::Simplex;
 pub use budget_notes::budget_notes;
+pub use configuration::{Configuration, ExecutorName, JobResources, PROJECT_FILE, RemoteTable, SlurmTable};
 pub use dedup_stats::DedupStats;
 pub use diagnostics::LoadError;
 pub use instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};

@@ -1,4 +1,5 @@
-//! `limits`: the time, retries, pool and GPUs of a stage. Every kind of stage has this key. It never changes a result.
+//! `limits`: the time, retries, pool, GPUs, memory, cores and nodes of a stage. Every kind of stage has this key. It never changes
+//! a result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,8 +24,14 @@ pub struct Limits {
     pub retries: u32,
     /// The pool in which it takes a slot. Default: the pool of its kind.
     pub pool: Option<String>,
-    /// The number of GPUs that it uses exclusively. Default: the number of its kind.
+    /// The number of GPUs per node that it uses exclusively. Default: the number of its kind.
     pub gpu: Option<usize>,
+    /// The memory per node in MiB that a job of a queue gets.
+    pub memory: Option<u64>,
+    /// The cores per node that a job of a queue gets.
+    pub cpus: Option<usize>,
+    /// The nodes that a job of a queue gets.
+    pub nodes: Option<usize>,
 }
 
 /// The limits of a stage. They never change a result.
@@ -40,8 +47,16 @@ pub(super) struct LimitsTable {
     retries: u32,
     /// The pool in which the stage takes a slot.
     pool: Option<String>,
-    /// The number of GPUs that the stage uses exclusively.
+    /// The number of GPUs that the stage uses exclusively, on each of its nodes.
     gpu: Option<usize>,
+    /// The memory of the stage's job on each of its nodes, such as `"16G"`. Only a queue such as Slurm reads it.
+    #[serde(default, deserialize_with = "memory")]
+    #[schemars(with = "Option<String>")]
+    memory: Option<u64>,
+    /// The cores of the stage's job on each of its nodes. Only a queue such as Slurm reads it.
+    cpus: Option<usize>,
+    /// The nodes of the stage's job. Only a queue such as Slurm reads it.
+    nodes: Option<usize>,
 }
 
 /// Reads `limits` of a stage and checks them against the experiment's pools.
@@ -50,8 +65,8 @@ pub(crate) fn read(
     pools: &BTreeMap<String, usize>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Limits> {
-    let LimitsTable { time, retries, pool, gpu } = section.read(diagnostics)?;
-    let limits = Limits { time, retries, pool, gpu };
+    let LimitsTable { time, retries, pool, gpu, memory, cpus, nodes } = section.read(diagnostics)?;
+    let limits = Limits { time, retries, pool, gpu, memory, cpus, nodes };
     let mut valid = true;
     let mut wrong = |key: &str, message: String, help: Option<String>| {
         section.wrong(&[key], message, help, diagnostics);
@@ -72,6 +87,11 @@ pub(crate) fn read(
     if limits.time == Some(Duration::ZERO) {
         wrong("time", "the time limit must be longer than 0".to_string(), None);
     }
+    for (key, count) in [("cpus", limits.cpus), ("nodes", limits.nodes)] {
+        if count == Some(0) {
+            wrong(key, "at least 1 is needed".to_string(), None);
+        }
+    }
     if limits.gpu.is_some() && limits.pool.as_deref().is_some_and(|pool| pool != "gpu") {
         wrong("gpu", "only the pool `gpu` has GPUs".to_string(), None);
     }
@@ -87,7 +107,7 @@ enum Written {
 }
 
 /// `"90s"`, `"5m"`, `"2h"`, `"1h 30m"`, or a number of seconds.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let help = "write a number of seconds, or a time such as \"90s\", \"5m\" or \"1h 30m\"";
     let found = match Option::<Written>::deserialize(deserializer)
         .map_err(|_| D::Error::custom(format!("this is not a duration: {help}")))?
@@ -97,6 +117,27 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
         Some(Written::Text(text)) => parse(&text),
     };
     found.map(Some).ok_or_else(|| D::Error::custom(format!("this is not a duration: {help}")))
+}
+
+/// A size in MiB: `"16G"`, `"500M"` or `"1.5T"`, in powers of 1024.
+pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let error = || D::Error::custom("this is not an amount of memory: write a text such as \"16G\" or \"500M\"");
+    let Some(text) = Option::<String>::deserialize(deserializer).map_err(|_| error())? else { return Ok(None) };
+    parse_memory(&text).map(Some).ok_or_else(error)
+}
+
+fn parse_memory(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    let number: f64 = text[..text.len() - unit.len()].parse().ok()?;
+    let mebibytes = match unit.trim_end_matches("iB").trim_end_matches('B') {
+        "M" => 1.0,
+        "G" => 1024.0,
+        "T" => 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let size = (number * mebibytes).ceil();
+    (1.0..1e12).contains(&size).then_some(size as u64)
 }
 
 fn parse(text: &str) -> Option<Duration> {
@@ -121,6 +162,17 @@ fn parse(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_parsed() {
+        assert_eq!(parse_memory("16G"), Some(16 << 10));
+        assert_eq!(parse_memory("1.5GiB"), Some(1536));
+        assert_eq!(parse_memory("500MB"), Some(500));
+        assert_eq!(parse_memory("2T"), Some(2 << 20));
+        for wrong in ["", "G", "16", "-1G", "0M", "16 g", "1e9T"] {
+            assert_eq!(parse_memory(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_are_parsed() {
