@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
@@ -29,8 +30,10 @@ use super::stop::StopArgs;
 use super::suggest::SuggestArgs;
 use super::value_parsers;
 use super::why::WhyArgs;
+use crate::stages::KINDS;
 use ablate_core::stage::ArtifactKind;
 use ablate_engine::Selection;
+use ablate_experiment::Configuration;
 
 /// A declarative experiment engine for post-training vision-language models.
 ///
@@ -61,6 +64,9 @@ pub(super) struct Global {
     /// Folder of the store [default: cache].
     #[arg(long, global = true, env = "ABLATE_STORE", value_name = "DIR")]
     pub(super) store: Option<PathBuf>,
+    /// Read this configuration file instead of the project's `.ablate.toml` and the user's `~/.config/ablate/config.toml`.
+    #[arg(long, global = true, env = "ABLATE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Print one JSON document (for `run` and `retry`: one JSON line per event) on stdout.
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -76,6 +82,11 @@ pub(super) struct Global {
 }
 
 impl Global {
+    /// The configuration of this project and user.
+    pub(super) fn configuration(&self) -> Result<Configuration> {
+        Configuration::load(self.config.as_deref(), KINDS).map_err(|failure| (*failure).into())
+    }
+
     /// The folder of the store.
     pub(super) fn store(&self) -> &Path {
         self.store.as_deref().unwrap_or(Path::new("cache"))
@@ -180,6 +191,7 @@ Examples:
   ablate run exp.toml --force rollouts     run this stage again although it is fresh
   ablate run exp.toml --jobs 1 --fail-fast one stage at a time, stop at the first failure
   ablate run exp.toml --detach             do not wait for batches of requests; run the same command again later
+  ablate run exp.toml --executor slurm     stages are jobs of a Slurm cluster (docs/cluster.md)
 
 Ctrl-C stops the stages; a training saves its state first. The same command resumes them. A second Ctrl-C ends everything \
 immediately. With `--set`, the report is in out/<experiment>/set-<changed keys>.")]
@@ -395,6 +407,14 @@ Examples:
     /// Internal: runs programs one after another and ends the processes they leave behind. Started by `run`.
     #[command(hide = true)]
     Supervisor,
+    /// Internal: runs one job of a cluster. Started by the queue.
+    #[command(hide = true)]
+    ClusterJob {
+        /// The folder of the submission.
+        folder: PathBuf,
+        /// The number of the job in the submission.
+        index: usize,
+    },
     /// Internal: runs one stage in this process. Started by `run`.
     #[command(hide = true)]
     StageJob {

@@ -3,6 +3,7 @@
 mod args;
 mod bar_layout;
 mod check;
+mod cluster_job;
 mod compare;
 mod completions;
 mod doctor;
@@ -108,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Completions(arguments) => done(completions::completions(shell, arguments)),
         Command::Man(arguments) => done(man::man(shell, arguments)),
         Command::Schema { output } => done(schema::schema(shell, *output)),
+        Command::ClusterJob { folder, index } => cluster_job::cluster_job(folder, *index),
         Command::Supervisor => return ablate_engine::supervisor::serve(),
         Command::StageJob { job } => {
             if let Err(error) = signals::save_on_terminate() {

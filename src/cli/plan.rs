@@ -192,7 +192,11 @@ fn plan_one(
     let requests = RequestEstimates::new(shell, &session, &plan, &selected);
     let time = match must + may {
         0 => None,
-        _ => Some(time_estimates::estimate(&session, &plan, &chosen, &arguments.resources, &mut totals.earlier)?),
+        _ => {
+            let configuration = global.configuration()?;
+            let (resources, earlier) = (&arguments.resources, &mut totals.earlier);
+            Some(time_estimates::estimate(&session, &plan, &chosen, resources, &configuration, earlier)?)
+        }
     };
     if several {
         totals.add(&session, &chosen, dedup);

@@ -26,6 +26,9 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 /// Without a terminal, the longest time without a line.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The most stages with a bar of their own: a cluster may run hundreds.
+const MAX_BARS: usize = 20;
+
 /// The interval in which the time left of the whole run is estimated again.
 const ESTIMATE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,10 @@ struct State {
     /// Whether the interruption was announced.
     is_stopping: bool,
     running: BTreeMap<InstanceId, Running>,
+    /// The last state of each job that waits in the queue of a cluster.
+    queued: BTreeMap<InstanceId, String>,
+    /// When the line about them was printed.
+    queue_line: Option<Instant>,
     /// Instances that were fresh when the run started. They are counted but not listed.
     fresh: BTreeSet<InstanceId>,
 }
@@ -211,8 +218,9 @@ impl Observer for ProgressDisplay<'_> {
             self.line(&format!("start {}", instance.name));
         }
         let mut state = self.state.borrow_mut();
+        state.queued.remove(&id);
         let mut bar = ProgressBar::hidden();
-        if self.shell.live {
+        if self.shell.live && state.running.len() < MAX_BARS {
             bar = match &state.overall {
                 Some(overall) => self.bars.insert_before(overall, ProgressBar::new(0)),
                 None => self.bars.add(ProgressBar::new(0)),
@@ -230,6 +238,21 @@ impl Observer for ProgressDisplay<'_> {
     fn waits(&self, _id: InstanceId, instance: &Instance, why: &str) {
         self.emit(|| json!({ "event": "waits", "instance": instance.name, "why": why }));
         self.line(&format!("wait  {}: {why}", instance.name));
+    }
+
+    fn queued(&self, id: InstanceId, instance: &Instance, state: &str) {
+        self.emit(|| json!({ "event": "queued", "instance": instance.name, "state": state }));
+        let mut display = self.state.borrow_mut();
+        display.queued.insert(id, state.to_string());
+        // Thousands of jobs have one line.
+        if display.queue_line.is_some_and(|last| last.elapsed() < PLAIN_INTERVAL) {
+            return;
+        }
+        display.queue_line = Some(Instant::now());
+        let count = display.queued.len();
+        drop(display);
+        let others = if count == 1 { String::new() } else { format!(" ({count} jobs in the queue)") };
+        self.line(&format!("queue {}: {state}{others}", instance.name));
     }
 
     fn warning(&self, text: &str) {
@@ -288,6 +311,7 @@ impl Observer for ProgressDisplay<'_> {
         self.emit(|| json!({ "event": "finished", "instance": instance.name, "of": outcome, "seconds": seconds }));
         let listed = {
             let mut state = self.state.borrow_mut();
+            state.queued.remove(&id);
             if let Some(running) = state.running.remove(&id) {
                 running.bar.finish_and_clear();
                 if self.shell.live {

@@ -1,18 +1,32 @@
 //! The resources of a run: jobs, threads, devices.
 
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::value_parsers::{at_least_one, gpu};
 use ablate_core::stage::Pool;
 use ablate_engine::RunOptions;
-use ablate_experiment::{Expansion, Settings};
+use ablate_engine::cluster::Cluster;
+use ablate_experiment::{Configuration, ExecutorName, Expansion, Settings};
 use ablate_nn::device::{Device, DeviceChoice, listed};
+
+/// Where stages run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExecutorChoice {
+    /// Processes of this machine.
+    Local,
+    /// Jobs of a Slurm cluster.
+    Slurm,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct ResourceArgs {
+    /// Where stages run [default: the configuration's `executor.default`, else `local`].
+    #[arg(long, value_enum, value_name = "EXECUTOR")]
+    executor: Option<ExecutorChoice>,
     /// Number of stages that run at the same time [default: the number of cores].
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     jobs: Option<usize>,
@@ -30,9 +44,22 @@ pub(super) struct ResourceArgs {
 
 impl ResourceArgs {
     /// Adds the resources of these arguments, or else of the experiment's settings, to the options of a run.
-    pub(super) fn apply(&self, expansion: &Expansion, settings: &Settings, options: RunOptions) -> Result<RunOptions> {
-        let models = expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
-        let (device, gpus) = self.devices(models, settings)?;
+    pub(super) fn apply(
+        &self,
+        expansion: &Expansion,
+        settings: &Settings,
+        configuration: &Configuration,
+        options: RunOptions,
+    ) -> Result<RunOptions> {
+        let cluster = self.cluster(configuration)?;
+        let (device, gpus) = match &cluster {
+            // The driver's own stages run on the CPU.
+            Some(_) => ("cpu".to_string(), Vec::new()),
+            None => {
+                let models = expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
+                self.devices(models, settings)?
+            }
+        };
         let cores = available_parallelism().map_or(1, usize::from);
         let slots = settings.jobs.or(settings.pools.get("cpu").copied());
         Ok(RunOptions {
@@ -42,8 +69,32 @@ impl ResourceArgs {
             pools: settings.pools.clone(),
             gpus,
             device,
+            cluster,
             ..options
         })
+    }
+
+    /// The cluster, if stages are its jobs.
+    pub(super) fn cluster(&self, configuration: &Configuration) -> Result<Option<Arc<Cluster>>> {
+        let is_slurm = match self.executor {
+            Some(choice) => choice == ExecutorChoice::Slurm,
+            None => configuration.executor.default == ExecutorName::Slurm,
+        };
+        if !is_slurm {
+            return Ok(None);
+        }
+        let given = [
+            ("--device", self.device.is_some()),
+            ("--gpus", !self.gpus.is_empty()),
+            ("--threads", self.threads.is_some()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+            bail!(
+                "`{option}` is for stages of this machine, and the executor is slurm\nhelp: `gpu` and `cpus` in `limits` or in \
+                 `[executor.slurm]` are what a job gets (docs/cluster.md)"
+            );
+        }
+        Ok(Some(Arc::new(Cluster::slurm(&configuration.executor.slurm)?)))
     }
 
     /// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same

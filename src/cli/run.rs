@@ -21,7 +21,8 @@ use super::value_parsers::seconds;
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_engine::links::output_folder;
 use ablate_engine::notify::{self, notify};
-use ablate_engine::{self, DETACHED, Failure, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use ablate_engine::{self, DETACHED, Failure, Outcome, ProcessLauncher, RunOptions, RunReport, Selection};
+use ablate_experiment::Configuration;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -57,7 +58,7 @@ pub(super) struct ExecutionArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     /// End stages whose endpoint works on a batch of requests for hours, instead of waiting. The same command continues
-    /// them. The exit code is then 75.
+    /// them. The exit code is then 75. With a cluster, submit all jobs with their dependencies and end.
     #[arg(long)]
     detach: bool,
     /// Read external inputs again, whatever their time and size.
@@ -100,8 +101,8 @@ pub(super) fn run_experiments(
 ) -> Result<u8> {
     // Programs of stages run as the same user, and this environment may hold secrets.
     ablate_engine::environment::hide_memory();
-    let executor = Arc::new(ProcessExecutor::current()?);
-    let interrupt = signals::listen(executor.clone())?;
+    let launcher = Arc::new(ProcessLauncher::current()?);
+    let interrupt = signals::listen(launcher.clone())?;
     // Check all files first, so that an error in the last file is reported immediately.
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
@@ -116,7 +117,8 @@ pub(super) fn run_experiments(
     if arguments.limits.any() {
         arguments.limits.check(shell, global, experiments, &choice.selection, &choice.force, &arguments.resources)?;
     }
-    let runner = Runner { shell, global, choice, arguments, executor, interrupt };
+    let configuration = global.configuration()?;
+    let runner = Runner { shell, global, configuration, choice, arguments, launcher, interrupt };
     let mut worst = SUCCESS;
     for experiment in experiments {
         if experiments.len() > 1 {
@@ -140,16 +142,17 @@ fn severity(code: u8) -> (bool, u8) {
 struct Runner<'a> {
     shell: Shell,
     global: &'a Global,
+    configuration: Configuration,
     choice: &'a Choice,
     arguments: &'a ExecutionArgs,
-    executor: Arc<ProcessExecutor>,
+    launcher: Arc<ProcessLauncher>,
     interrupt: Arc<AtomicBool>,
 }
 
 impl Runner<'_> {
     /// Runs one experiment and prints its reports.
     fn run(&self, experiment: &ExperimentArgs) -> Result<u8> {
-        let Runner { shell, global, choice, arguments, executor, interrupt } = self;
+        let Runner { shell, global, configuration, choice, arguments, launcher, interrupt } = self;
         let (shell, selection) = (*shell, &choice.selection);
         // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
         let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
@@ -171,9 +174,10 @@ impl Runner<'_> {
             files: session.experiment.texts.clone(),
             build: session::build(&session.store),
             command: std::env::args().collect(),
-            ..RunOptions::new(executor.clone())
+            ..RunOptions::new(launcher.clone())
         };
-        let options = arguments.resources.apply(&session.expansion, &session.experiment.settings, options)?;
+        let options =
+            arguments.resources.apply(&session.expansion, &session.experiment.settings, configuration, options)?;
         if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
             shell.status(&format!(
                 "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
@@ -244,22 +248,40 @@ fn grouped_failures(report: &RunReport) -> Vec<String> {
     groups.into_iter().map(render).collect()
 }
 
+/// Whether a detached instance waits for a job of a cluster, and not for an endpoint.
+pub(super) fn is_job(waits_for: &str) -> bool {
+    waits_for.starts_with("job ")
+}
+
 /// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same
 /// command continues.
 fn summary(report: &RunReport) -> String {
     let detached = report.count(|outcome| matches!(outcome, Outcome::Detached { .. }));
+    // Detached instances of a cluster have a job.
+    let has_jobs =
+        report.instances.iter().any(|one| matches!(&one.outcome, Outcome::Detached { waits_for } if is_job(waits_for)));
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
         (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),
         (report.count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
         (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),
         (report.count(|outcome| *outcome == Outcome::Interrupted), "interrupted"),
-        (detached, if detached == 1 { "waits for its endpoint" } else { "wait for their endpoints" }),
+        (
+            detached,
+            match (has_jobs, detached) {
+                (true, _) => "in the queue",
+                (false, 1) => "waits for its endpoint",
+                (false, _) => "wait for their endpoints",
+            },
+        ),
     ];
     let counted = counted.iter().filter(|(count, _)| *count > 0);
     let words: Vec<String> = counted.map(|(count, word)| format!("{count} {word}")).collect();
     let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
     let help = match (report.interrupted, detached) {
+        (false, 1..) if has_jobs => {
+            "\nhelp: `ablate status` shows the jobs, and `ablate run` without `--detach` follows them"
+        }
         (true, _) => "\nhelp: run the same command again to resume",
         (false, 1..) => "\nhelp: run the same command again to continue when the endpoint has answered",
         (false, 0) => "",

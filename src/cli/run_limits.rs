@@ -55,12 +55,13 @@ impl LimitArgs {
         force: &[String],
         resources: &ResourceArgs,
     ) -> Result<()> {
+        let configuration = global.configuration()?;
         let (mut predicted, mut earlier) = (Predicted::default(), EarlierExperiments::default());
         for experiment in experiments {
             let session = Session::open(global, experiment, Need::Instances)?;
             let plan = session.plan_forcing(force)?;
             let selected = session.chosen(selection)?;
-            let time = time_estimates::estimate(&session, &plan, &selected, resources, &mut earlier)?;
+            let time = time_estimates::estimate(&session, &plan, &selected, resources, &configuration, &mut earlier)?;
             predicted.unknown.extend(unknown_kinds(&time));
             let TimeEstimate { seconds, gpu_hours, .. } = time;
             predicted.seconds = sum(predicted.seconds, seconds);

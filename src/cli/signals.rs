@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::INTERRUPTED;
 use ablate_core::base::{STOP, files};
-use ablate_engine::ProcessExecutor;
+use ablate_engine::ProcessLauncher;
+use ablate_engine::cluster::JobSignals;
 
 /// Handles signals until the process ends. The first signal that ends a run sets the flag; the second one ends the
 /// process immediately, and its children with it.
-pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> {
+pub(super) fn listen(launcher: Arc<ProcessLauncher>) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let mut signals =
         Signals::new(not_ignored(&[SIGINT, SIGTERM, SIGHUP, SIGTSTP])).context("cannot listen for Ctrl-C")?;
@@ -25,13 +26,30 @@ pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> 
         for signal in signals.forever() {
             if signal == SIGTSTP {
                 // Returns when the process is resumed.
-                executor.while_paused(&|| drop(emulate_default_handler(SIGTSTP)));
+                launcher.while_paused(&|| drop(emulate_default_handler(SIGTSTP)));
             } else if set.swap(true, Ordering::SeqCst) {
                 std::process::exit(i32::from(INTERRUPTED));
             }
         }
     });
     Ok(flag)
+}
+
+/// In a job of a cluster: SIGUSR1 says that the time of the job is nearly up, and SIGTERM that it has to end. The queue kills it
+/// some time later.
+pub(super) fn listen_in_job() -> Result<JobSignals> {
+    let signals = JobSignals::default();
+    let mut arriving = Signals::new([SIGTERM, SIGINT, SIGUSR1]).context("cannot listen for SIGTERM")?;
+    let set = signals.clone();
+    std::thread::spawn(move || {
+        for signal in arriving.forever() {
+            if signal == SIGUSR1 && !set.stop.load(Ordering::SeqCst) {
+                set.time_limit.store(true, Ordering::SeqCst);
+            }
+            set.stop.store(true, Ordering::SeqCst);
+        }
+    });
+    Ok(signals)
 }
 
 /// Calls `end` at the first Ctrl-C, SIGTERM or SIGHUP. A second one ends the process immediately.

@@ -10,8 +10,8 @@ use super::resources::ResourceArgs;
 use super::session::Session;
 use ablate_core::base::Hash;
 use ablate_core::stage::Range;
-use ablate_engine::{Plan, ProcessExecutor, RunOptions, StageTime, TimeEstimate};
-use ablate_experiment::InstanceId;
+use ablate_engine::{Plan, ProcessLauncher, RunOptions, StageTime, TimeEstimate};
+use ablate_experiment::{Configuration, InstanceId};
 
 /// Stages shown one by one; the rest is counted.
 const MAX_STAGES: usize = 12;
@@ -26,12 +26,13 @@ pub(super) fn estimate(
     plan: &Plan,
     selected: &BTreeSet<InstanceId>,
     resources: &ResourceArgs,
+    configuration: &Configuration,
     earlier: &mut EarlierExperiments,
 ) -> Result<TimeEstimate> {
     let hashes = session.expansion.static_hashes();
     let shared: BTreeSet<InstanceId> = selected.iter().copied().filter(|id| !earlier.0.insert(hashes[id.0])).collect();
-    let options = RunOptions::new(Arc::new(ProcessExecutor::current()?));
-    let options = resources.apply(&session.expansion, &session.experiment.settings, options)?;
+    let options = RunOptions::new(Arc::new(ProcessLauncher::current()?));
+    let options = resources.apply(&session.expansion, &session.experiment.settings, configuration, options)?;
     ablate_engine::estimate_time(&session.expansion, &session.store, plan, selected, &shared, &options)
 }
 

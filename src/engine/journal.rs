@@ -80,6 +80,12 @@ impl<'a> Journal<'a> {
         }
     }
 
+    /// Reports the state of an instance's job in the queue of a cluster.
+    pub(super) fn queued(&mut self, id: InstanceId, instance: &Instance, state: &str) {
+        self.add_line(instance, EventKind::Waits { why: state.to_string() });
+        self.observer.queued(id, instance, state);
+    }
+
     pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &StageEvent) {
         if let StageEvent::Progress { done, total, unit, loss, tokens_per_second: _, requests } = event
             && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_INTERVAL)

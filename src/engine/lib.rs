@@ -1,30 +1,31 @@
 //! The engine: decides which instances must run and why, and runs them in the right order.
 //!
 //! ```text
-//! Expansion -> Graph -> Plan {Fresh | Dirty(reasons) | Waiting} -> Scheduler -> Executor -> output check -> StageRecord
+//! Expansion -> Graph -> Plan {Fresh | Dirty(reasons) | Waiting} -> Scheduler -> Launcher -> output check -> StageRecord
 //! ```
 //!
 //! Reading order: the fingerprint of an instance ([`identity`]), the reasons to run it ([`dirty`]), the [`plan`], the
 //! same as diagnostics ([`why`]), the [`graph`], a whole run ([`run`] and `scheduler`), one execution from lock to
-//! commit (`task`), the two executors ([`executor`], [`process_executor`]), and the child process ([`job`]).
+//! commit (`task`), the two launchers ([`launcher`], [`process_launcher`]), and the child process ([`job`]).
 
+pub mod cluster;
 pub mod dirty;
 pub mod environment;
 pub mod estimate;
-pub mod executor;
 pub mod follow;
 pub mod git;
 pub mod graph;
 pub mod history;
 pub mod identity;
 pub mod job;
+pub mod launcher;
 pub mod links;
 pub mod notify;
 pub mod observer;
 pub mod options;
 pub mod past_plan;
 pub mod plan;
-pub mod process_executor;
+pub mod process_launcher;
 pub mod query;
 pub mod render_graph;
 pub mod report;
@@ -40,6 +41,7 @@ pub mod time_left;
 pub mod why;
 
 mod capped_log;
+mod executor;
 mod input_paths;
 mod journal;
 mod manifest_diff;
@@ -65,14 +67,14 @@ mod tests;
 
 pub use dirty::DirtyReason;
 pub use estimate::estimate_requests;
-pub use executor::{Executor, InProcess, Work};
 pub use git::GitState;
 pub use graph::Graph;
 pub use job::{Job, run_job};
+pub use launcher::{InProcess, Launcher, Work};
 pub use observer::{NullObserver, Observer};
 pub use options::RunOptions;
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
-pub use process_executor::ProcessExecutor;
+pub use process_launcher::ProcessLauncher;
 pub use render_graph::GraphFormat;
 pub use report::{DETACHED, Failure, Headline, InstanceReport, Outcome, RunPhase, RunReport};
 pub use run::run;

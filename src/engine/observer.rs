@@ -16,6 +16,8 @@ pub trait Observer {
     fn started(&self, _id: InstanceId, _instance: &Instance, _reasons: &[DirtyReason]) {}
     /// The instance waits for another run. Called once per instance.
     fn waits(&self, _id: InstanceId, _instance: &Instance, _why: &str) {}
+    /// The state of the instance's job in the queue of a cluster has changed.
+    fn queued(&self, _id: InstanceId, _instance: &Instance, _state: &str) {}
     /// A problem that fails no instance.
     fn warning(&self, _text: &str) {}
     /// The running stage reports progress, a note or a warning.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::executor::Executor;
+use super::cluster::Cluster;
+use super::launcher::Launcher;
 use super::select::Selection;
 use ablate_core::base::Hash;
 use ablate_store::Build;
@@ -34,12 +35,16 @@ pub struct RunOptions {
     pub force: Vec<String>,
     /// The bad replies ([`ablate_core::stage::BAD_REPLIES`]) that the instances of `force` request again.
     pub retry: BTreeSet<String>,
-    /// Whether stages may end while an endpoint still works on their requests. The next run continues them.
+    /// Whether stages may end while an endpoint still works on their requests. The next run continues them. With a cluster, all
+    /// jobs are submitted with their dependencies, and the run ends.
     pub detach: bool,
     pub selection: Selection,
     /// The devices of model stages: `cpu`, `cuda:0`, or several as `cuda:0,cuda:1`.
     pub device: String,
-    pub executor: Arc<dyn Executor>,
+    /// Executes stages on this machine.
+    pub launcher: Arc<dyn Launcher>,
+    /// The cluster whose jobs execute the stages; `None` if all run on this machine.
+    pub cluster: Option<Arc<Cluster>>,
     /// Stops the run when set: no stage is started, running children are ended, and their work can be resumed.
     pub interrupt: Arc<AtomicBool>,
     /// Folder of the links to outputs, see [`output_folder`](crate::links::output_folder).
@@ -58,7 +63,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// One job at a time on the CPU, keep going after failures, no links.
-    pub fn new(executor: Arc<dyn Executor>) -> RunOptions {
+    pub fn new(launcher: Arc<dyn Launcher>) -> RunOptions {
         RunOptions {
             jobs: 1,
             threads: None,
@@ -73,7 +78,8 @@ impl RunOptions {
             detach: false,
             selection: Selection::default(),
             device: "cpu".to_string(),
-            executor,
+            launcher,
+            cluster: None,
             interrupt: Arc::default(),
             out: None,
             noop_cache: None,

@@ -1,10 +1,12 @@
 //! A whole run: plans, executes, and writes the report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::cluster::{DetachContext, detach, job_text};
+use super::dirty::DirtyReason;
 use super::git::GitState;
 use super::identity::ExternalInputs;
 use super::links::{OutputLinks, output_folder};
@@ -99,6 +101,18 @@ pub fn run(
     // Shows other processes that the run is alive. The system frees the lock however this process ends.
     // Another process that looks whether the run is alive may hold it for a moment.
     let alive = Lock::take_within(&alive_path(&folder), 50, Duration::from_millis(10))?;
+    if options.detach
+        && let Some(cluster) = &options.cluster
+    {
+        let context = DetachContext { store, cluster, experiment: &experiment, options, folder: &folder };
+        report.instances = submit_and_leave(expansion, &plan, &selected, &context, observer)?;
+        report.seconds = begun.elapsed().as_secs_f64();
+        report.ended = true;
+        report.phase = report.end();
+        report.write()?;
+        observer.ended(&report);
+        return Ok(report);
+    }
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, external);
     scheduler.run(plan, &selected);
     if let Some(name) = &options.noop_cache {
@@ -174,6 +188,48 @@ fn fresh_report(entry: &PlanEntry, instance: &Instance) -> InstanceReport {
         fingerprint: entry.identity.as_ref().map(|identity| identity.fingerprint),
         reasons: Vec::new(),
     }
+}
+
+/// Submits everything that is not fresh as jobs of the cluster, each after those that it needs.
+fn submit_and_leave(
+    expansion: &Expansion,
+    plan: &Plan,
+    selected: &BTreeSet<InstanceId>,
+    context: &DetachContext<'_>,
+    observer: &dyn Observer,
+) -> Result<Vec<InstanceReport>> {
+    if !context.options.force.is_empty() || !context.options.retry.is_empty() {
+        bail!("`--force` and `retry` need a run that follows its jobs: leave out `--detach`");
+    }
+    let mut must_run = Vec::new();
+    for id in selected {
+        let name = &expansion.get(*id).name;
+        let not_selected = |up: &&InstanceId| !selected.contains(*up);
+        match &plan.get(*id).state {
+            PlanState::Fresh => continue,
+            PlanState::Dirty(reasons) if reasons.iter().any(DirtyReason::is_obstacle) => {
+                let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                bail!("`{name}` cannot run: {}", reasons.join("; "));
+            }
+            PlanState::Waiting(upstream) if upstream.iter().any(|up| not_selected(&up)) => {
+                let missing = upstream.iter().find(not_selected).map_or("", |up| &expansion.get(*up).name);
+                bail!("`{name}` cannot run: `{missing}` is not up to date and not selected");
+            }
+            PlanState::Dirty(_) | PlanState::Waiting(_) => must_run.push(*id),
+        }
+    }
+    let mut jobs = detach(expansion, &must_run, context)?.into_iter().collect::<BTreeMap<_, _>>();
+    let mut reports = Vec::new();
+    for id in selected {
+        let instance = expansion.get(*id);
+        let mut report = fresh_report(plan.get(*id), instance);
+        if let Some(job) = jobs.remove(id) {
+            report.outcome = Outcome::Detached { waits_for: job_text(&job) };
+            observer.finished(*id, instance, &report.outcome, 0.0);
+        }
+        reports.push(report);
+    }
+    Ok(reports)
 }
 
 /// Notes the instances of the experiment for `gc`. With overrides, the instances noted before stay.

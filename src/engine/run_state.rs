@@ -8,7 +8,7 @@ use super::graph::Graph;
 use super::options::RunOptions;
 use super::shared_slots::SlotRequest;
 use ablate_core::stage::Pool;
-use ablate_experiment::{Expansion, Instance, InstanceId};
+use ablate_experiment::{DEFAULT_POOLS, Expansion, Instance, InstanceId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InstanceState {
@@ -43,9 +43,11 @@ pub(super) struct RunState {
     states: Vec<InstanceState>,
     /// Index of each instance's pool in `pools` and `pool_names`.
     pool_of: Vec<u16>,
+    /// Whether a job of the cluster executes each instance.
+    has_job: Vec<bool>,
     /// Whether each instance runs a model, and so can use many threads.
     is_model: Vec<bool>,
-    /// The number of GPUs that each instance needs if its pool is `gpu`.
+    /// The number of GPUs that each instance needs if its pool is `gpu` or if it has a job.
     gpus: Vec<usize>,
     /// The length of the longest path that starts at each instance.
     path_lengths: Vec<u64>,
@@ -73,6 +75,8 @@ pub(super) struct RunState {
 const GPU: u16 = 0;
 const CPU: u16 = 1;
 const TEACHER: u16 = 2;
+/// The jobs of a cluster.
+const JOBS: u16 = 3;
 
 impl RunState {
     pub(super) fn new(expansion: &Expansion, graph: &Graph, options: &RunOptions) -> RunState {
@@ -80,28 +84,45 @@ impl RunState {
         let on_gpu = devices.clone().next().is_some();
         let free_devices: BTreeSet<String> =
             devices.map(str::to_string).chain(options.gpus.iter().map(|id| format!("cuda:{id}"))).collect();
-        let mut pool_names: Vec<String> = ["gpu", "cpu", "teacher"].map(str::to_string).to_vec();
+        // No pool of an experiment has an empty name.
+        let mut pool_names: Vec<String> = ["gpu", "cpu", "teacher", ""].map(str::to_string).to_vec();
+        let has_job = |instance: &Instance| options.cluster.as_ref().is_some_and(|cluster| !cluster.is_local(instance));
         pool_names.extend(options.pools.keys().filter(|name| !pool_names.contains(name)).cloned().collect::<Vec<_>>());
         let size = |(index, name): (usize, &String)| match index as u16 {
             GPU => free_devices.len(),
             CPU => options.jobs.max(1),
             TEACHER => options.teachers.max(1),
+            JOBS => options.cluster.as_ref().map_or(1, |cluster| cluster.table.max_jobs),
             _ => options.pools.get(name).copied().unwrap_or(1).max(1),
         };
         let pool = |instance: &Instance| match (&instance.limits.pool, instance.pool) {
+            // Slots of the machine do not limit jobs.
+            (pool, _)
+                if has_job(instance) && pool.as_ref().is_none_or(|pool| DEFAULT_POOLS.contains(&pool.as_str())) =>
+            {
+                JOBS
+            }
             (Some(pool), _) => pool_names.iter().position(|name| name == pool).map_or(CPU, |index| index as u16),
             (None, _) if instance.limits.gpu.is_some_and(|count| count > 0) => GPU,
             (None, Pool::Model) if on_gpu && instance.limits.gpu != Some(0) => GPU,
             (None, Pool::Teacher) => TEACHER,
             (None, Pool::Model | Pool::Light) => CPU,
         };
+        let gpus = |instance: &Instance| match &options.cluster {
+            Some(cluster) if has_job(instance) => {
+                let resources = cluster.resources(instance);
+                resources.gpu * resources.nodes
+            }
+            _ => instance.limits.gpu.unwrap_or(1).max(1),
+        };
         let count = expansion.instances.len();
         let pools = pool_names.iter().enumerate().map(|pool| PoolState { size: size(pool), ..PoolState::default() });
         RunState {
             states: vec![InstanceState::Blocked; count],
             pool_of: expansion.instances.iter().map(pool).collect(),
+            has_job: expansion.instances.iter().map(has_job).collect(),
             is_model: expansion.instances.iter().map(|instance| instance.pool == Pool::Model).collect(),
-            gpus: expansion.instances.iter().map(|instance| instance.limits.gpu.unwrap_or(1).max(1)).collect(),
+            gpus: expansion.instances.iter().map(gpus).collect(),
             path_lengths: graph.longest_paths(|_| 1.0).into_iter().map(|length| length as u64).collect(),
             pools: pools.collect(),
             pool_names,
@@ -194,7 +215,7 @@ impl RunState {
     pub(super) fn slot_request(&self, id: InstanceId) -> SlotRequest<'_> {
         let pool = self.pool_of[id.0];
         match pool {
-            CPU => SlotRequest::None,
+            CPU | JOBS => SlotRequest::None,
             GPU => SlotRequest::Devices { free: &self.free_devices, count: self.gpus[id.0] },
             _ => SlotRequest::Pool { name: &self.pool_names[pool as usize], size: self.pools[pool as usize].size },
         }
@@ -231,14 +252,19 @@ impl RunState {
         })
     }
 
+    /// Whether a job of the cluster executes an instance.
+    pub(super) fn has_job(&self, id: InstanceId) -> bool {
+        self.has_job[id.0]
+    }
+
     /// The devices of a running instance; empty on the CPU.
     pub(super) fn devices(&self, id: InstanceId) -> Vec<String> {
         self.used_devices.get(&id).cloned().unwrap_or_default()
     }
 
-    /// The number of GPUs that an instance takes; 0 outside the pool `gpu`.
+    /// The number of GPUs that an instance takes; 0 outside the pool `gpu` and jobs.
     pub(super) fn gpus_of(&self, id: InstanceId) -> usize {
-        if self.pool_of[id.0] == GPU { self.gpus[id.0] } else { 0 }
+        if self.pool_of[id.0] == GPU || self.has_job[id.0] { self.gpus[id.0] } else { 0 }
     }
 
     /// Free devices for a ready instance, as many as it needs.

@@ -33,6 +33,8 @@ pub(super) struct ProgramContext<'a> {
     pub(super) seed: u64,
     /// The devices that the program may use exclusively, such as `cuda:1`; empty on the CPU.
     pub(super) devices: &'a [String],
+    /// The variables of the cluster's queue, if it runs in a job.
+    pub(super) queue: &'a [(String, String)],
 }
 
 /// An input of a program.
@@ -97,6 +99,7 @@ fn environment(
     .map(|(name, value)| (name.to_string(), value.to_string()))
     .into();
     let (passed, missing) = passed_variables(&program.passed_env)?;
+    env.extend(context.queue.iter().cloned());
     for name in missing {
         note(format!("no environment variable `{name}` is set, which `env.pass` names"));
     }

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::cluster::ClusterExecutor;
 use super::dirty::DirtyReason;
+use super::executor::{Executor, TaskMessage};
 use super::graph::Graph;
 use super::identity::{ExternalInputs, Identity, hash_inputs};
 use super::input_paths::input_artifacts;
@@ -20,7 +22,7 @@ use super::run_state::{InstanceState, RunState};
 use super::shared_slots::SharedSlots;
 use super::stop::{StopFlag, StopRequest, StopRequests};
 use super::task::{Task, TaskResult};
-use super::workers::{TaskMessage, Workers};
+use super::workers::Workers;
 use ablate_core::base::{ErrorChain, Hash, StageEvent};
 use ablate_experiment::{Expansion, InstanceId};
 use ablate_store::{SlimRecord, Store};
@@ -36,6 +38,10 @@ pub(super) struct Scheduler<'a> {
     plan_options: &'a PlanOptions,
     observer: &'a dyn Observer,
     journal: Journal<'a>,
+    /// The name of the run.
+    run: String,
+    /// What people see of the run in the queue of a cluster.
+    title: String,
     graph: Graph,
     state: RunState,
     /// The shared slots that the running instances hold.
@@ -75,6 +81,8 @@ impl<'a> Scheduler<'a> {
             options,
             plan_options,
             observer,
+            run: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            title: format!("ablate {}", plan_options.experiment.name),
             journal: Journal::new(store, &plan_options.experiment, observer, folder, plan_options.links.as_deref()),
             state: RunState::new(expansion, &graph, options),
             slots: SharedSlots::new(store),
@@ -96,13 +104,20 @@ impl<'a> Scheduler<'a> {
     pub(super) fn run(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         std::thread::scope(|scope| {
             let (mut workers, messages) = Workers::new(scope, self.store);
+            let cluster = self.options.cluster.as_deref().map(|cluster| {
+                let (run, title) = (self.run.clone(), self.title.clone());
+                ClusterExecutor::new(scope, self.store, cluster, run, title, workers.messages())
+            });
             self.apply_plan(plan, selected);
             loop {
                 self.take_stop_requests();
                 while !self.stopping()
                     && let Some(id) = self.state.next()
                 {
-                    self.start(id, &workers);
+                    match &cluster {
+                        Some(cluster) if self.state.has_job(id) => self.start(id, cluster),
+                        _ => self.start(id, &workers),
+                    }
                 }
                 if self.state.nothing_runs() && (self.state.nothing_waits() || self.stopping()) {
                     return;
@@ -233,10 +248,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Starts a ready instance, or pauses its pool if other runs use what it needs.
-    fn start<'scope>(&mut self, id: InstanceId, workers: &Workers<'scope, '_, 'a>)
-    where
-        'a: 'scope,
-    {
+    fn start(&mut self, id: InstanceId, executor: &dyn Executor<'a>) {
         let threads = self.state.threads();
         let request = self.state.slot_request(id);
         let devices = match self.slots.take(id, &request) {
@@ -256,7 +268,7 @@ impl<'a> Scheduler<'a> {
         tracing::debug!(instance = instance.name, ?devices, threads, "starts");
         let identity = self.identities[id.0].clone();
         let forced = self.plan_options.force.contains(&id);
-        workers.submit(Task {
+        executor.start(Task {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
@@ -267,10 +279,11 @@ impl<'a> Scheduler<'a> {
             threads,
             time: self.options.time,
             devices,
+            variables: Vec::new(),
             log: self.journal.log(instance),
             build: &self.options.build,
             store: self.store,
-            executor: self.options.executor.as_ref(),
+            launcher: self.options.launcher.as_ref(),
             stop: self.stop_flags[id.0].clone(),
         });
     }
@@ -282,6 +295,8 @@ impl<'a> Scheduler<'a> {
         let message = messages.recv_timeout(RETRY_INTERVAL.min(workers.max_wait()));
         self.observer.tick();
         match message {
+            Ok(TaskMessage::Queued(id, state)) => self.journal.queued(id, self.expansion.get(id), &state),
+            Ok(TaskMessage::Warning(text)) => self.observer.warning(&text),
             Ok(TaskMessage::Started(id)) => {
                 let instance = self.expansion.get(id);
                 self.journal.started(instance);
@@ -341,7 +356,12 @@ impl<'a> Scheduler<'a> {
     fn take_stop_requests(&mut self) {
         for request in self.stop_requests.poll_if_due() {
             match request {
-                StopRequest::Run => self.options.interrupt.store(true, Ordering::Relaxed),
+                StopRequest::Run => {
+                    if let Some(cluster) = &self.options.cluster {
+                        cluster.cancel.store(true, Ordering::Relaxed);
+                    }
+                    self.options.interrupt.store(true, Ordering::Relaxed);
+                }
                 StopRequest::Instance(name) => match self.expansion.ids().find(|id| self.name(*id) == name) {
                     Some(id) => self.stop_instance(id),
                     None => self.observer.warning(&format!(

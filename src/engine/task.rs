@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use super::capped_log::LOG_END;
 use super::environment;
-use super::executor::{ExecutionContext, ExecutionResult, Executor, Work};
 use super::identity::{ExternalInputs, Identity};
 use super::input_paths::{image_pack_paths, image_packs, input_paths};
 use super::job::Job;
+use super::launcher::{ExecutionContext, ExecutionResult, Launcher, Work};
 use super::output_permissions::normalize_permissions;
 use super::outputs;
 use super::plan::missing_outputs;
@@ -43,11 +43,13 @@ pub(super) struct Task<'a> {
     pub(super) time: Option<Duration>,
     /// The devices that this task may use exclusively; empty on the CPU.
     pub(super) devices: Vec<String>,
+    /// Environment variables of the cluster's queue, for programs that start further processes through it.
+    pub(super) variables: Vec<(String, String)>,
     pub(super) log: PathBuf,
     /// The build of this program.
     pub(super) build: &'a Build,
     pub(super) store: &'a Store,
-    pub(super) executor: &'a dyn Executor,
+    pub(super) launcher: &'a dyn Launcher,
     pub(super) stop: StopFlag,
 }
 
@@ -117,7 +119,7 @@ impl Task<'_> {
         };
         let time = self.instance.limits.time.or(self.time);
         let context = ExecutionContext { job: &path, log: &self.log, stop: &self.stop, events: &on_event, time };
-        let result = self.executor.execute(&work, &context);
+        let result = self.launcher.execute(&work, &context);
         if matches!(work, Work::BuiltIn(_)) && !matches!(result, ExecutionResult::Done(_)) {
             work_done.write();
         }
@@ -211,7 +213,7 @@ impl Task<'_> {
                 let input = inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?;
                 self.sandbox_input(input, self.artifacts.get(role))
             };
-            let context = ProgramContext { seed: self.instance.seed, devices: &self.devices };
+            let context = ProgramContext { seed: self.instance.seed, devices: &self.devices, queue: &self.variables };
             let folder = self.store.sandbox_path(self.identity.fingerprint);
             let note = |text: String| self.write_log(&text);
             return Ok(Work::Program(sandbox::prepare(folder, &program, &input, &context, &note)?));

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::executor::{Executor, TaskMessage};
 use super::task::{Performed, Task, TaskResult, Uncommitted};
-use ablate_core::base::{ErrorChain, StageEvent, files};
-use ablate_experiment::InstanceId;
+use ablate_core::base::{ErrorChain, files};
 use ablate_store::{StageRecord, Store};
 
 /// The longest time that a finished stage waits for others before its batch is committed.
@@ -26,16 +26,7 @@ const BATCH_SIZE: usize = 32;
 const DISK_FULL_RETRIES: u32 = 20;
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the threads send to the scheduler.
-pub(super) enum TaskMessage {
-    Started(InstanceId),
-    Event(InstanceId, StageEvent),
-    /// The outputs are in the store, but the record is not committed yet.
-    Uncommitted(Box<Uncommitted>),
-    Finished(InstanceId, TaskResult, f64),
-}
-
-/// The threads of a run. They end when this value is dropped.
+/// The executor of this machine: the threads of a run. They end when this value is dropped.
 pub(super) struct Workers<'scope, 'env, 'a> {
     scope: &'scope Scope<'scope, 'env>,
     messages: Sender<TaskMessage>,
@@ -64,14 +55,9 @@ impl<'scope, 'env, 'a: 'scope> Workers<'scope, 'env, 'a> {
         (Workers { scope, messages, batches, tasks, queue, idle, batch, batch_since }, received)
     }
 
-    /// Passes a task to an idle worker, or to a new one if none is idle.
-    pub(super) fn submit(&self, task: Task<'a>) {
-        if self.idle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |idle| idle.checked_sub(1)).is_err() {
-            let (queue, idle, messages) = (self.queue.clone(), self.idle.clone(), self.messages.clone());
-            self.scope.spawn(move || work(&queue, &idle, &messages));
-        }
-        // This cannot fail: `self` holds a receiver.
-        self.tasks.send(task).ok();
+    /// The sender of the messages, for other executors of the same run.
+    pub(super) fn messages(&self) -> Sender<TaskMessage> {
+        self.messages.clone()
     }
 
     /// Adds a stage to the batch.
@@ -93,6 +79,18 @@ impl<'scope, 'env, 'a: 'scope> Workers<'scope, 'env, 'a> {
     /// How long the scheduler may wait before it calls [`Workers::commit_if_due`] again.
     pub(super) fn max_wait(&self) -> Duration {
         if self.batch.is_empty() { Duration::MAX } else { BATCH_DELAY }
+    }
+}
+
+impl<'scope, 'a: 'scope> Executor<'a> for Workers<'scope, '_, 'a> {
+    /// Passes a task to an idle worker, or to a new one if none is idle.
+    fn start(&self, task: Task<'a>) {
+        if self.idle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |idle| idle.checked_sub(1)).is_err() {
+            let (queue, idle, messages) = (self.queue.clone(), self.idle.clone(), self.messages.clone());
+            self.scope.spawn(move || work(&queue, &idle, &messages));
+        }
+        // This cannot fail: `self` holds a receiver.
+        self.tasks.send(task).ok();
     }
 }
 
@@ -138,7 +136,7 @@ fn commit_batches(store: &Store, batches: &Receiver<Vec<Uncommitted>>, messages:
 }
 
 /// Commits records. A full disk is tried again: the stage that filled it is about to fail and to free its space.
-fn commit(store: &Store, records: &[StageRecord]) -> Result<()> {
+pub(super) fn commit(store: &Store, records: &[StageRecord]) -> Result<()> {
     for _ in 0..DISK_FULL_RETRIES {
         match store.commit(records) {
             Err(error) if is_disk_full(&error) => std::thread::sleep(DISK_FULL_PAUSE),

@@ -346,6 +346,7 @@ mod tests {
              --> config.toml:6:7
               |
             6 | gpu = -1
-              |       ^^"#]].assert_eq(&load(text).unwrap_err());
+              |       ^^"#]]
+        .assert_eq(&load(text).unwrap_err());
     }
 }

@@ -44,6 +44,7 @@ mod budget_notes;
 pub mod compiled;
 mod configuration;
 mod load;
+mod portable;
 mod report;
 pub mod schema;
 
@@ -57,9 +58,10 @@ pub use instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, Parsed
 pub use limits::Limits;
 pub use lineage::Lineage;
 pub use load::Experiment;
+pub use portable::PortableInstance;
 pub use report_spec::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
 pub use selector::{DATASET, Selector};
-pub use settings::Settings;
+pub use settings::{DEFAULT_POOLS, Settings};
 
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ impl Default for Settings {
 }
 
 /// The pools that exist in every experiment.
-pub(crate) const DEFAULT_POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
+pub const DEFAULT_POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
 
 /// The most slots of a pool.
 const MAX_SLOTS: usize = 4096;

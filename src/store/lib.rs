@@ -15,6 +15,8 @@
 //!   locks/<hash>.put                held while a tree is moved into place
 //!   locks/pool.<name>.<number>      held by the run that uses this slot or GPU
 //!   locks/store                     shared by runs, exclusive for `gc`
+//!   jobs/log                        the last job of a cluster's queue by fingerprint
+//!   jobs/<name>/                    one submission: script, tasks, outputs, events, and how each job ended
 //!   replies/log                     replies of endpoints by the content of their requests
 //!   runs/<time>-<id>/               arguments (`run.json`), events, logs
 //!   run-number                      the number of the last run
@@ -39,6 +41,7 @@ mod gc;
 mod gc_roots;
 mod ignore_rules;
 mod interrupted;
+mod jobs;
 mod lock;
 mod log;
 mod memo;
@@ -67,6 +70,7 @@ pub use external_inputs::{FolderListing, list_files};
 pub use gc::GcReport;
 pub use gc_roots::{Forgotten, GcRoots, GcRules};
 pub use interrupted::{InterruptedStage, WorkDone};
+pub use jobs::JobNote;
 pub use lock::Lock;
 pub use memo::{FolderHandle, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
@@ -89,6 +93,7 @@ pub struct Store {
     root: PathBuf,
     records: Log,
     notes: Log,
+    jobs: Log,
     memo: Mutex<Memo>,
     /// The `objects` folder, opened at the first query.
     objects: OnceLock<Option<FolderHandle>>,
@@ -107,8 +112,9 @@ impl Store {
             made.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
-        let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
-        Ok(Store { root, records, notes, memo, objects: OnceLock::new(), salt: OnceLock::new() })
+        let log = |name: &str| Log::new(root.join(name));
+        let (records, notes, jobs) = (log("records"), log("notes"), log("jobs/log"));
+        Ok(Store { root, records, notes, jobs, memo, objects: OnceLock::new(), salt: OnceLock::new() })
     }
 
     /// Fails if the store is not writable or locks do not work.
@@ -265,7 +271,7 @@ pub fn file_name(name: &str) -> String {
 
 /// Private folders with texts of experiments, programs and endpoints. `objects` is not private: the umask decides who
 /// can read outputs.
-const PRIVATE: &[&str] = &["derived", "experiments", "locks", "pins", "quarantine", "replies", "runs", "work"];
+const PRIVATE: &[&str] = &["derived", "experiments", "jobs", "locks", "pins", "quarantine", "replies", "runs", "work"];
 
 fn make_private_folders(root: &Path) -> Result<()> {
     PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))

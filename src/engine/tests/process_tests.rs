@@ -1,4 +1,4 @@
-//! The process executor with real child processes and supervisors.
+//! The process launcher with real child processes and supervisors.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use super::support::TestProject;
 use super::test_kinds::REGISTRY;
 use crate::history;
 use crate::stop::request_stop;
-use crate::{NullObserver, Outcome, ProcessExecutor, RunOptions, RunReport, run, run_job, supervisor};
+use crate::{NullObserver, Outcome, ProcessLauncher, RunOptions, RunReport, run, run_job, supervisor};
 use ablate_core::base::files;
 use ablate_experiment::Expansion;
 use ablate_store::Lock;
@@ -43,8 +43,8 @@ fn options(project: &TestProject) -> RunOptions {
         let name = format!("tests::process_tests::{name}_child");
         ["--exact", &name, "--nocapture"].map(str::to_string).to_vec()
     };
-    let executor = ProcessExecutor::new(program, arguments("job"), arguments("supervisor"));
-    RunOptions { executor: Arc::new(executor), ..project.options() }
+    let launcher = ProcessLauncher::new(program, arguments("job"), arguments("supervisor"));
+    RunOptions { launcher: Arc::new(launcher), ..project.options() }
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_killed_run_leaves_no_child() {
 fn a_program_that_cannot_start_fails_the_stage() {
     let project = TestProject::with_data();
     let stages = project.stages(&[("read", json!({ "path": "data.txt" }))]);
-    let executor = ProcessExecutor::new("/nowhere/ablate".into(), Vec::new(), Vec::new());
-    let outcomes = project.run_with(&stages, &RunOptions { executor: Arc::new(executor), ..project.options() });
+    let launcher = ProcessLauncher::new("/nowhere/ablate".into(), Vec::new(), Vec::new());
+    let outcomes = project.run_with(&stages, &RunOptions { launcher: Arc::new(launcher), ..project.options() });
     assert!(outcomes.starts_with("`read` failed: cannot start `/nowhere/ablate`\n"), "{outcomes}");
 }

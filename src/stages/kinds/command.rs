@@ -337,7 +337,7 @@ impl Stage for Command {
     }
 
     fn run(&self, _: &StageContext) -> Result<Summary> {
-        bail!("BUG: the executor runs the program of a command")
+        bail!("BUG: the engine runs the program of a command")
     }
 }
 

@@ -12,12 +12,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::executor::ExecutionContext;
 use crate::job::{self, Job};
+use crate::launcher::ExecutionContext;
 use crate::stop::StopFlag;
 use crate::supervisor::SpawnRequest;
 use crate::tests::test_kinds::REGISTRY;
-use crate::{Executor, ProcessExecutor, Work};
+use crate::{Launcher, ProcessLauncher, Work};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::InputPath;
@@ -146,7 +146,7 @@ fn any_output_of_a_child_affects_only_its_stage() {
     let file = folder.path().join("output");
     // Instead of a supervisor: a program that ignores its input and prints the output of the case.
     let supervisor = vec!["-c".to_string(), format!("cat '{}'", file.display())];
-    let executor = ProcessExecutor::new("/bin/sh".into(), Vec::new(), supervisor);
+    let launcher = ProcessLauncher::new("/bin/sh".into(), Vec::new(), supervisor);
     let (work, stop) = (Work::BuiltIn(Box::new(job(folder.path()))), StopFlag::default());
     let any_bytes = vec(any::<u8>(), 0..300).prop_map(Output::Any);
     let outputs = prop_oneof![1 => any_bytes, 4 => edits(&PIECES).prop_map(Output::Edited)];
@@ -157,7 +157,7 @@ fn any_output_of_a_child_affects_only_its_stage() {
         };
         files::write_unsynced(&file, &bytes).unwrap();
         let (path, log) = (folder.path().join("job.json"), folder.path().join("log"));
-        executor.execute(&work, &ExecutionContext { job: &path, log: &log, stop: &stop, events: &|_| (), time: None });
+        launcher.execute(&work, &ExecutionContext { job: &path, log: &log, stop: &stop, events: &|_| (), time: None });
     });
 }
 

@@ -1,4 +1,4 @@
-//! The executor that runs each stage in its own process, so that a crash, a panic or an out-of-memory kill fails only
+//! The launcher that runs each stage in its own process, so that a crash, a panic or an out-of-memory kill fails only
 //! that stage.
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::capped_log::AttemptLog;
 use super::environment;
-use super::executor::{ExecutionContext, ExecutionResult, Executor, Work};
+use super::launcher::{ExecutionContext, ExecutionResult, Launcher, Work};
 use super::supervisor::{self, ExitReason, SpawnRequest, SpawnResult, TERMINATE};
 use super::supervisor_pool::{POLL_INTERVAL, ReadResult, Supervisor, SupervisorPool};
 use ablate_core::base::{ErrorChain, StageEvent, files};
@@ -27,27 +27,27 @@ const MAX_LINE: usize = 256 << 20;
 /// Runs jobs as child processes of the same executable, and the user's programs directly. Each of them runs under a
 /// [`supervisor`], which is reused for the next stage.
 #[derive(Debug)]
-pub struct ProcessExecutor {
+pub struct ProcessLauncher {
     program: PathBuf,
     job_arguments: Vec<String>,
     supervisors: Arc<SupervisorPool>,
 }
 
-impl ProcessExecutor {
+impl ProcessLauncher {
     /// Uses the current executable with its hidden subcommands. From now on this process kills every child that is not a
     /// supervisor, so nothing else in it may start children.
-    pub fn current() -> Result<ProcessExecutor> {
+    pub fn current() -> Result<ProcessLauncher> {
         let program = std::env::current_exe().context("cannot find the path of the running program")?;
         let subcommand = |name: &str| vec![name.to_string()];
         let supervisors = SupervisorPool::new(program.clone(), subcommand(supervisor::SUBCOMMAND), true);
-        Ok(ProcessExecutor { program, job_arguments: subcommand(SUBCOMMAND), supervisors })
+        Ok(ProcessLauncher { program, job_arguments: subcommand(SUBCOMMAND), supervisors })
     }
 
     /// Uses `program`. With the arguments `job` and the path of a job it must run that job; with the arguments
     /// `supervisor` it must be a supervisor.
-    pub fn new(program: PathBuf, job: Vec<String>, supervisor: Vec<String>) -> ProcessExecutor {
+    pub fn new(program: PathBuf, job: Vec<String>, supervisor: Vec<String>) -> ProcessLauncher {
         let supervisors = SupervisorPool::new(program.clone(), supervisor, false);
-        ProcessExecutor { program, job_arguments: job, supervisors }
+        ProcessLauncher { program, job_arguments: job, supervisors }
     }
 
     fn try_execute(&self, work: &Work, context: &ExecutionContext) -> Result<ExecutionResult> {
@@ -90,13 +90,13 @@ impl ProcessExecutor {
     }
 }
 
-impl Drop for ProcessExecutor {
+impl Drop for ProcessLauncher {
     fn drop(&mut self) {
         self.supervisors.end_idle();
     }
 }
 
-impl Executor for ProcessExecutor {
+impl Launcher for ProcessLauncher {
     fn execute(&self, work: &Work, context: &ExecutionContext) -> ExecutionResult {
         self.try_execute(work, context).unwrap_or_else(|error| ExecutionResult::Failed(ErrorChain::of(&error)))
     }

@@ -1,0 +1,98 @@
+//! The files of a submission, through which the driver and its jobs talk: both see the store's folder.
+//!
+//! ```text
+//! cache/jobs/<name>/
+//!   script.sh        what the queue got
+//!   <index>.json     the task of a job
+//!   <index>.out      what the job printed
+//!   <index>.events   the events of the stage, one JSON line each
+//!   <index>.end      how the last attempt of the job ended
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use ablate_core::base::{ErrorChain, Hash, StageEvent};
+use ablate_core::stage::Artifact;
+use ablate_experiment::PortableInstance;
+use ablate_store::ExperimentId;
+
+/// What a job runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct TaskFile {
+    pub(super) work: TaskWork,
+    /// Folder of the store.
+    pub(super) store: PathBuf,
+    /// The log of the stage.
+    pub(super) log: PathBuf,
+    /// Runs even if a record exists.
+    pub(super) forced: bool,
+    /// The bad replies that it requests again.
+    pub(super) retry: BTreeSet<String>,
+    /// Time limit of the attempt, if the instance has none of its own.
+    pub(super) time: Option<Duration>,
+    /// GPUs of the job on each node.
+    pub(super) gpu: usize,
+    /// The memory of the job in MiB, for messages.
+    pub(super) memory: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum TaskWork {
+    /// The inputs are in the store.
+    Ready {
+        instance: Box<PortableInstance>,
+        /// Content hashes of its inputs.
+        inputs: Vec<Hash>,
+        fingerprint: Hash,
+        /// The inputs that other instances produced, by role.
+        artifacts: BTreeMap<String, Artifact>,
+    },
+    /// The job looks for the inputs in the store when it starts.
+    Planned {
+        /// The file with all instances of the experiment.
+        instances: PathBuf,
+        experiment: ExperimentId,
+        instance: String,
+    },
+}
+
+/// A line of the events of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum JobEvent {
+    /// The stage starts, on a machine.
+    Started {
+        host: String,
+    },
+    Stage(StageEvent),
+}
+
+/// How an attempt of a job ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum JobResult {
+    /// The record is in the store.
+    Done,
+    Failed(ErrorChain),
+    /// The queue asked it to end; its work is kept. `time_limit`: because its time is nearly up.
+    Interrupted {
+        time_limit: bool,
+    },
+}
+
+pub(super) fn task_path(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index}.json"))
+}
+
+pub(super) fn events_path(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index}.events"))
+}
+
+pub(super) fn end_path(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index}.end"))
+}
