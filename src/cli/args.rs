@@ -286,7 +286,10 @@ Examples:
     #[command(after_help = "Example:\n  ablate show exp.toml sft@mix=both")]
     Show(InstanceArgs),
     /// Print the latest log of an instance.
-    #[command(after_help = "Example:\n  ablate logs exp.toml dpo")]
+    #[command(after_help = "\
+Examples:
+  ablate logs exp.toml dpo                 of a running stage too
+  ablate logs exp.toml 'sft@lr=1e-5'       also if it runs as a job of a cluster, or waits in its queue")]
     Logs(InstanceArgs),
     /// Explain why a stage and the stages above it would run: old and new values with their lines in the TOML.
     #[command(after_help = "\
@@ -373,6 +376,8 @@ Examples:
 Examples:
   ablate doctor
   ablate doctor cuda:0 && ablate run exp.toml --device cuda:0
+  ablate doctor --executor slurm           the cluster, its partitions, and what the configuration asks for
+  ablate doctor --executor slurm --probe   also runs a job that looks at the store
   ablate doctor --model llama-3-8b --precision bf16 --lora 16 --batch 4 --positions 2048")]
     Doctor(DoctorArgs),
     /// Print the JSON Schema of experiment files, for editors, or of the rows of a type of output.
@@ -407,6 +412,12 @@ Examples:
     /// Internal: runs programs one after another and ends the processes they leave behind. Started by `run`.
     #[command(hide = true)]
     Supervisor,
+    /// Internal: says what a node of a cluster sees. Started by `doctor --probe`.
+    #[command(hide = true)]
+    ClusterProbe {
+        /// A folder in the store.
+        folder: PathBuf,
+    },
     /// Internal: runs one job of a cluster. Started by the queue.
     #[command(hide = true)]
     ClusterJob {

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::args::Global;
+use super::doctor_cluster;
+use super::resources::ExecutorChoice;
 use super::shell::Shell;
 use super::value_parsers::{at_least_one, precision};
 use ablate_core::base::wrong_input;
@@ -18,6 +21,13 @@ pub(super) struct DoctorArgs {
     /// Required devices: `auto`, `cpu`, `cuda:0,cuda:1`. If one is not available, the exit code is 2.
     #[arg(value_name = "DEVICE", default_value = "auto")]
     device: String,
+    /// Look at the cluster that this executor uses, too.
+    #[arg(long, value_enum, value_name = "EXECUTOR")]
+    executor: Option<ExecutorChoice>,
+    /// Run a job on the cluster that looks at the store: whether the node sees it, has the same program, and respects its
+    /// locks. Waits in the queue.
+    #[arg(long, requires = "executor")]
+    probe: bool,
     /// Folder of a checkpoint, of which only config.json is read: shows the GPU memory that its training and generation need.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -129,7 +139,10 @@ fn fits(memory: &Memory, gpu: &Gpu) -> bool {
     memory.total() as u64 <= gpu.free.unwrap_or(gpu.memory)
 }
 
-pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<()> {
+pub(super) fn doctor(shell: Shell, global: &Global, arguments: &DoctorArgs) -> Result<()> {
+    if arguments.executor == Some(ExecutorChoice::Slurm) {
+        return doctor_cluster::doctor(shell, global, arguments.probe);
+    }
     let (version, threads) = (env!("CARGO_PKG_VERSION"), std::thread::available_parallelism()?.get());
     let found = survey();
     let requested = &arguments.device;

@@ -7,6 +7,7 @@ mod cluster_job;
 mod compare;
 mod completions;
 mod doctor;
+mod doctor_cluster;
 mod export;
 mod forget;
 mod format;
@@ -14,6 +15,7 @@ mod gc;
 mod generate;
 mod graph;
 mod inspect;
+mod job_lists;
 mod logs;
 mod ls;
 mod ls_table;
@@ -104,13 +106,19 @@ pub fn main() -> ExitCode {
         Command::Forget(arguments) => done(forget::forget(shell, global, arguments)),
         Command::New(arguments) => done(new::new(shell, arguments)),
         Command::Generate(arguments) => done(generate::generate(shell, arguments)),
-        Command::Doctor(arguments) => done(doctor::doctor(shell, arguments)),
+        Command::Doctor(arguments) => done(doctor::doctor(shell, global, arguments)),
         Command::Export(arguments) => done(export::export(shell, global, arguments)),
         Command::Completions(arguments) => done(completions::completions(shell, arguments)),
         Command::Man(arguments) => done(man::man(shell, arguments)),
         Command::Schema { output } => done(schema::schema(shell, *output)),
+        Command::ClusterProbe { folder } => done(doctor_cluster::answer_probe(shell, folder)),
         Command::ClusterJob { folder, index } => cluster_job::cluster_job(folder, *index),
-        Command::Supervisor => return ablate_engine::supervisor::serve(),
+        Command::Supervisor => {
+            if let Err(error) = signals::outlive_terminate() {
+                print_error(shell, &error);
+            }
+            return ablate_engine::supervisor::serve();
+        }
         Command::StageJob { job } => {
             if let Err(error) = signals::save_on_terminate() {
                 print_error(shell, &error);

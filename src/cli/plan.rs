@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::args::{ExperimentArgs, Global, Scope};
 use super::inspect;
+use super::job_lists::{JobGroup, job_groups};
 use super::request_estimates::{RequestEstimates, RequestTotal, sum};
 use super::resources::ResourceArgs;
 use super::session::{Need, Session};
@@ -198,6 +199,11 @@ fn plan_one(
             Some(time_estimates::estimate(&session, &plan, &chosen, resources, &configuration, earlier)?)
         }
     };
+    // Slurm says when a job would start.
+    let cluster = if must + may > 0 { arguments.resources.cluster(&global.configuration()?)? } else { None };
+    let to_run = selected.iter().filter(|id| !matches!(plan.get(**id).state, PlanState::Fresh));
+    let to_run = to_run.map(|id| session.expansion.get(*id));
+    let jobs: Vec<JobGroup> = cluster.as_deref().map(|cluster| job_groups(cluster, to_run)).unwrap_or_default();
     if several {
         totals.add(&session, &chosen, dedup);
         totals.requests.merge(&requests.total);
@@ -219,6 +225,7 @@ fn plan_one(
             "seconds_saved": saved,
             "requests": requests.json(),
             "time": time,
+            "jobs": jobs.iter().map(JobGroup::json).collect::<Vec<_>>(),
             "instances": instances,
         })));
     }
@@ -268,6 +275,7 @@ fn plan_one(
     text.push('\n');
     text.push_str(&requests.render());
     text.extend(time.as_ref().map(time_estimates::render));
+    text.extend(jobs.iter().map(|group| format!("{}\n", group.render())));
     shell.result(&text);
     Ok(None)
 }

@@ -21,7 +21,9 @@ use super::value_parsers::seconds;
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_engine::links::output_folder;
 use ablate_engine::notify::{self, notify};
-use ablate_engine::{self, DETACHED, Failure, Outcome, ProcessLauncher, RunOptions, RunReport, Selection};
+use ablate_engine::{
+    self, DETACHED, Failure, Outcome, ProcessLauncher, RunOptions, RunReport, Selection, waits_for_job,
+};
 use ablate_experiment::Configuration;
 
 #[derive(Debug, Args)]
@@ -248,18 +250,15 @@ fn grouped_failures(report: &RunReport) -> Vec<String> {
     groups.into_iter().map(render).collect()
 }
 
-/// Whether a detached instance waits for a job of a cluster, and not for an endpoint.
-pub(super) fn is_job(waits_for: &str) -> bool {
-    waits_for.starts_with("job ")
-}
-
 /// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same
 /// command continues.
 fn summary(report: &RunReport) -> String {
     let detached = report.count(|outcome| matches!(outcome, Outcome::Detached { .. }));
     // Detached instances of a cluster have a job.
-    let has_jobs =
-        report.instances.iter().any(|one| matches!(&one.outcome, Outcome::Detached { waits_for } if is_job(waits_for)));
+    let has_jobs = report
+        .instances
+        .iter()
+        .any(|one| matches!(&one.outcome, Outcome::Detached { waits_for } if waits_for_job(waits_for)));
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
         (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),

@@ -73,6 +73,13 @@ fn not_ignored(signals: &[i32]) -> Vec<i32> {
     signals.iter().copied().filter(|signal| ignored & bit(*signal) == 0).collect()
 }
 
+/// In a supervisor: SIGTERM has no effect. A queue sends it to all processes of a job, and a stage needs its supervisor while it
+/// saves its work. Unlike an ignored signal, programs do not inherit this.
+pub(super) fn outlive_terminate() -> Result<()> {
+    signal_hook::flag::register(SIGTERM, Arc::default()).context("cannot handle SIGTERM")?;
+    Ok(())
+}
+
 /// In the process of a stage: SIGTERM asks the stage to save its work and end, and ends the process after the time that
 /// the stage has asked for.
 pub(super) fn save_on_terminate() -> Result<()> {

@@ -1,16 +1,21 @@
 //! `status`: prints the progress or the result of a run.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use super::args::Global;
 use super::format::{duration, request_details};
+use super::job_lists::count_states;
 use super::session::open_existing_store;
 use super::shell::Shell;
-use ablate_engine::RunPhase;
+use ablate_engine::cluster::{Cluster, jobs_of_run};
 use ablate_engine::history::{self, RunningInstance, Status, WaitingInstance};
+use ablate_engine::{RunPhase, waits_for_job};
+use ablate_store::Store;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -41,11 +46,12 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
     loop {
         let states: Vec<Status> = runs.iter().map(|run| history::status(&store, run)).collect::<Result<_>>()?;
         for status in &states {
+            let jobs = queue_states(&store, global, status)?;
             // One document, or one line per run and update.
             match (shell.json, arguments.follow || states.len() > 1) {
-                (true, true) => shell.json_line(status),
-                (true, false) => shell.json(status)?,
-                (false, _) => shell.result(&render(status)),
+                (true, true) => shell.json_line(&WithJobs { status, jobs }),
+                (true, false) => shell.json(&WithJobs { status, jobs })?,
+                (false, _) => shell.result(&(render(status) + &render_jobs(&jobs))),
             }
         }
         // A run that has ended is shown once more with its end.
@@ -58,12 +64,46 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
     }
 }
 
+/// The state of a run, and the number of its jobs in the queue of a cluster by their state.
+#[derive(Serialize)]
+struct WithJobs<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    jobs: BTreeMap<String, usize>,
+}
+
+/// Asks the queue for the jobs that no run follows. A run that goes on writes their states itself.
+fn queue_states(store: &Store, global: &Global, status: &Status) -> Result<BTreeMap<String, usize>> {
+    let run = &status.run.run;
+    let has_jobs = || store.all_jobs().is_ok_and(|jobs| jobs.iter().any(|(_, note)| note.run == *run && !note.ended));
+    if status.state == RunPhase::Running || !has_jobs() {
+        return Ok(BTreeMap::new());
+    }
+    let cluster = Cluster::slurm(&global.configuration()?.executor.slurm)?;
+    Ok(match jobs_of_run(store, &*cluster.queue, run) {
+        Ok(jobs) => count_states(&jobs),
+        Err(error) => BTreeMap::from([(format!("unknown, because the queue does not answer: {error:#}"), 1)]),
+    })
+}
+
+fn render_jobs(jobs: &BTreeMap<String, usize>) -> String {
+    if jobs.is_empty() {
+        return String::new();
+    }
+    let counts: Vec<String> = jobs.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    format!("  jobs: {}\n", counts.join(", "))
+}
+
 fn render(status: &Status) -> String {
     let state = match status.state {
         RunPhase::Running => "is running",
         RunPhase::Finished => "has finished",
         RunPhase::Failed => "has failed; the same command continues it",
         RunPhase::Interrupted => "was interrupted; the same command resumes it",
+        RunPhase::Detached if status.detached.iter().any(|one| waits_for_job(&one.why)) => {
+            "is submitted; `ablate run` without `--detach` follows its jobs"
+        }
         RunPhase::Detached => "waits for an endpoint; the same command continues it",
         RunPhase::Killed => "was killed; the same command resumes it",
     };
@@ -80,7 +120,10 @@ fn render(status: &Status) -> String {
     text.push_str(&format!("  {of}: {}\n", if counts.is_empty() { "none yet".to_string() } else { counts.join(", ") }));
     text.push_str(&list("running", &status.running, render_running));
     text.push_str(&list("waiting", &status.waiting, |waiting| format!("{}: {}", waiting.instance, waiting.why)));
-    let detached = |waiting: &WaitingInstance| format!("{}: waits for its endpoint, {}", waiting.instance, waiting.why);
+    let detached = |waiting: &WaitingInstance| match waits_for_job(&waiting.why) {
+        true => format!("{}: {}", waiting.instance, waiting.why),
+        false => format!("{}: waits for its endpoint, {}", waiting.instance, waiting.why),
+    };
     text.push_str(&list("detached", &status.detached, detached));
     text.push_str(&list("failed", &status.failed, Clone::clone));
     text

@@ -7,7 +7,9 @@ use serde_json::json;
 use super::args::Global;
 use super::session::open_existing_store;
 use super::shell::Shell;
+use ablate_engine::cluster::{Cluster, JobState, jobs_of_run};
 use ablate_engine::history;
+use ablate_engine::select::matches_name;
 use ablate_engine::stop::request_stop;
 use ablate_store::Store;
 
@@ -27,6 +29,9 @@ pub(super) fn stop(shell: Shell, global: &Global, arguments: &StopArgs) -> Resul
         Some(run) => history::find(&store, run)?,
         None => only_running(&store)?,
     };
+    if !history::running(&store)?.contains(&run) && has_jobs(&store, &run)? {
+        return cancel_jobs(shell, global, &store, &run, &arguments.targets);
+    }
     let instances = request_stop(&store, &run, &arguments.targets)?;
     let number = history::read(&store, &run)?.number;
     if shell.json {
@@ -38,6 +43,33 @@ pub(super) fn stop(shell: Shell, global: &Global, arguments: &StopArgs) -> Resul
         let names: Vec<String> = instances.iter().map(|name| format!("`{name}`")).collect();
         shell.result(&format!("run {number} stops {}; the same command resumes them", names.join(", ")));
     }
+    Ok(())
+}
+
+fn has_jobs(store: &Store, run: &str) -> Result<bool> {
+    Ok(store.all_jobs()?.iter().any(|(_, note)| note.run == run && !note.ended))
+}
+
+/// Cancels the jobs of a run that no process follows.
+fn cancel_jobs(shell: Shell, global: &Global, store: &Store, run: &str, targets: &[String]) -> Result<()> {
+    let cluster = Cluster::slurm(&global.configuration()?.executor.slurm)?;
+    let number = history::read(store, run)?.number;
+    let mut jobs = jobs_of_run(store, &*cluster.queue, run)?;
+    jobs.retain(|(note, state)| {
+        let is_target = targets.is_empty() || targets.iter().any(|pattern| matches_name(pattern, &note.instance));
+        is_target && matches!(state, Some(JobState::Pending { .. } | JobState::Running { .. }))
+    });
+    if jobs.is_empty() {
+        bail!("no job of run {number} is in the queue{}", if targets.is_empty() { "" } else { " for these targets" });
+    }
+    let ids: Vec<String> = jobs.iter().filter_map(|(note, _)| note.id.clone()).collect();
+    cluster.queue.cancel(&ids)?;
+    let names: Vec<&str> = jobs.iter().map(|(note, _)| note.instance.as_str()).collect();
+    if shell.json {
+        return shell.json(&json!({ "run": run, "number": number, "instances": names, "jobs": ids }));
+    }
+    let count = if ids.len() == 1 { "1 job".to_string() } else { format!("{} jobs", ids.len()) };
+    shell.result(&format!("{count} of run {number} cancelled; the same `ablate run` submits them again"));
     Ok(())
 }
 

@@ -76,7 +76,7 @@ pub use options::RunOptions;
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
 pub use process_launcher::ProcessLauncher;
 pub use render_graph::GraphFormat;
-pub use report::{DETACHED, Failure, Headline, InstanceReport, Outcome, RunPhase, RunReport};
+pub use report::{DETACHED, Failure, Headline, InstanceReport, Outcome, RunPhase, RunReport, waits_for_job};
 pub use run::run;
 pub use select::Selection;
 pub use stop::StopFlag;

@@ -53,6 +53,18 @@ impl Outcome {
     }
 }
 
+/// Whether a detached instance waits for a job in the queue of a cluster, and not for an endpoint.
+pub fn waits_for_job(waits_for: &str) -> bool {
+    waits_for.starts_with(JOB)
+}
+
+/// What an instance waits for that has a job.
+pub(super) fn job_text(id: &str) -> String {
+    format!("{JOB}{id}")
+}
+
+const JOB: &str = "job ";
+
 /// Why an instance failed, and where its files are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {

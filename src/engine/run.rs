@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::cluster::{DetachContext, detach, job_text};
+use super::cluster::{DetachContext, detach};
 use super::dirty::DirtyReason;
 use super::git::GitState;
 use super::identity::ExternalInputs;
+use super::journal::Journal;
 use super::links::{OutputLinks, output_folder};
 use super::noop_cache::NoopCache;
 use super::observer::Observer;
 use super::options::RunOptions;
 use super::plan::{Plan, PlanEntry, PlanOptions, PlanState, plan_with};
-use super::report::{InstanceReport, Outcome, RunPhase, RunReport};
+use super::report::{InstanceReport, Outcome, RunPhase, RunReport, job_text};
 use super::run_folder::{alive_path, instances_path};
 use super::run_number::take_number;
 use super::scheduler::Scheduler;
@@ -105,7 +106,9 @@ pub fn run(
         && let Some(cluster) = &options.cluster
     {
         let context = DetachContext { store, cluster, experiment: &experiment, options, folder: &folder };
-        report.instances = submit_and_leave(expansion, &plan, &selected, &context, observer)?;
+        let mut journal = Journal::new(store, &experiment, observer, &folder, plan_options.links.as_deref());
+        report.instances = submit_and_leave(expansion, &plan, &selected, &context, &mut journal)?;
+        journal.flush();
         report.seconds = begun.elapsed().as_secs_f64();
         report.ended = true;
         report.phase = report.end();
@@ -196,7 +199,7 @@ fn submit_and_leave(
     plan: &Plan,
     selected: &BTreeSet<InstanceId>,
     context: &DetachContext<'_>,
-    observer: &dyn Observer,
+    journal: &mut Journal<'_>,
 ) -> Result<Vec<InstanceReport>> {
     if !context.options.force.is_empty() || !context.options.retry.is_empty() {
         bail!("`--force` and `retry` need a run that follows its jobs: leave out `--detach`");
@@ -225,7 +228,7 @@ fn submit_and_leave(
         let mut report = fresh_report(plan.get(*id), instance);
         if let Some(job) = jobs.remove(id) {
             report.outcome = Outcome::Detached { waits_for: job_text(&job) };
-            observer.finished(*id, instance, &report.outcome, 0.0);
+            journal.finished(instance, report.clone(), None, false);
         }
         reports.push(report);
     }

@@ -40,8 +40,6 @@ pub(super) struct Scheduler<'a> {
     journal: Journal<'a>,
     /// The name of the run.
     run: String,
-    /// What people see of the run in the queue of a cluster.
-    title: String,
     graph: Graph,
     state: RunState,
     /// The shared slots that the running instances hold.
@@ -82,7 +80,6 @@ impl<'a> Scheduler<'a> {
             plan_options,
             observer,
             run: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            title: format!("ablate {}", plan_options.experiment.name),
             journal: Journal::new(store, &plan_options.experiment, observer, folder, plan_options.links.as_deref()),
             state: RunState::new(expansion, &graph, options),
             slots: SharedSlots::new(store),
@@ -105,8 +102,8 @@ impl<'a> Scheduler<'a> {
         std::thread::scope(|scope| {
             let (mut workers, messages) = Workers::new(scope, self.store);
             let cluster = self.options.cluster.as_deref().map(|cluster| {
-                let (run, title) = (self.run.clone(), self.title.clone());
-                ClusterExecutor::new(scope, self.store, cluster, run, title, workers.messages())
+                let experiment = &self.plan_options.experiment;
+                ClusterExecutor::new(scope, self.store, cluster, experiment, self.run.clone(), workers.messages())
             });
             self.apply_plan(plan, selected);
             loop {

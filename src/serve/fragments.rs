@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ablate_core::base::escape::clean_log;
 use ablate_engine::follow::RunFollower;
 use ablate_engine::history::{RunningInstance, Status};
-use ablate_engine::{RunPhase, history, query};
+use ablate_engine::{RunPhase, history, query, waits_for_job};
 use ablate_report::html::{PlotLine, duration, escape, line_plot};
 use ablate_store::Store;
 
@@ -67,7 +67,10 @@ pub(super) fn state(follower: &RunFollower, status: &Status) -> String {
         }
     };
     list(&mut html, "Waiting", &status.waiting, waits(""));
-    list(&mut html, "Detached", &status.detached, waits("waits for its endpoint: "));
+    list(&mut html, "Detached", &status.detached, |waiting| match waits_for_job(&waiting.why) {
+        true => waits("")(waiting),
+        false => waits("waits for its endpoint: ")(waiting),
+    });
     if is_running {
         let pending = follower.pending();
         let item = |name: &&str| format!("<b>{}</b> {}", escape(name), button(run, "stop", Some(name), "Stop"));
@@ -96,7 +99,7 @@ fn phase(phase: RunPhase) -> &'static str {
         RunPhase::Finished => "has finished",
         RunPhase::Failed => "has failed",
         RunPhase::Interrupted => "was interrupted",
-        RunPhase::Detached => "waits for an endpoint",
+        RunPhase::Detached => "waits for an endpoint or for its jobs",
         RunPhase::Killed => "was killed",
     }
 }

@@ -5,6 +5,7 @@ pub mod crash_point;
 pub mod diagnostic;
 pub mod error_chain;
 pub mod escape;
+pub mod file_system;
 pub mod files;
 pub mod hash;
 pub mod listing;

@@ -27,11 +27,6 @@ pub(crate) struct DetachContext<'a> {
     pub(crate) folder: &'a Path,
 }
 
-/// What a detached instance waits for.
-pub(crate) fn job_text(job: &str) -> String {
-    format!("job {job}")
-}
-
 /// The key of a job whose fingerprint is not known yet.
 pub(crate) fn detached_key(experiment: &ExperimentId, instance: &str) -> Hash {
     let ExperimentId { name, file } = experiment;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Cluster;
+use super::detach::detached_key;
 use super::job::{declared_variables, memory_help};
 use super::judge::{Observation, Patience, Verdict, judge};
 use super::queue::{JobEnd, JobState, QueueEntry, Submission, Submitted, output_path};
@@ -25,7 +26,7 @@ use crate::task::{Task, TaskResult};
 use ablate_core::base::escape::clean_log;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files};
 use ablate_experiment::{Instance, JobResources, PortableInstance};
-use ablate_store::{JobNote, StageRecord, Store};
+use ablate_store::{ExperimentId, JobNote, StageRecord, Store};
 
 /// How long the driver collects ready tasks before it submits them together.
 const COLLECT: Duration = Duration::from_millis(300);
@@ -49,7 +50,8 @@ const CANCEL_WITHIN: Duration = Duration::from_secs(90);
 const ASK_ACCOUNTING_AFTER: Duration = Duration::from_secs(5);
 
 /// What stands in the output of a job that was killed because of its memory, where the queue only says that it failed.
-const OUT_OF_MEMORY: &[&str] = &["exceeded memory limit", "Exceeded job memory limit", "oom-kill event", "oom_kill event"];
+const OUT_OF_MEMORY: &[&str] =
+    &["exceeded memory limit", "Exceeded job memory limit", "oom-kill event", "oom_kill event"];
 
 /// The lines of a job's output that an error quotes.
 const QUOTED_LINES: usize = 10;
@@ -60,13 +62,13 @@ pub(crate) struct ClusterExecutor<'a> {
 }
 
 impl<'a> ClusterExecutor<'a> {
-    /// Starts the driver. `run` is the name of the run, and `title` what people see in the queue.
+    /// Starts the driver of the run called `run`.
     pub(crate) fn new<'scope>(
         scope: &'scope Scope<'scope, '_>,
         store: &'a Store,
         cluster: &'a Cluster,
+        experiment: &'a ExperimentId,
         run: String,
-        title: String,
         messages: Sender<TaskMessage>,
     ) -> ClusterExecutor<'a>
     where
@@ -77,8 +79,8 @@ impl<'a> ClusterExecutor<'a> {
             let mut driver = Driver {
                 store,
                 cluster,
+                experiment,
                 run,
-                title,
                 messages,
                 waiting: Vec::new(),
                 live: Vec::new(),
@@ -104,8 +106,8 @@ impl<'a> Executor<'a> for ClusterExecutor<'a> {
 struct Driver<'a> {
     store: &'a Store,
     cluster: &'a Cluster,
+    experiment: &'a ExperimentId,
     run: String,
-    title: String,
     messages: Sender<TaskMessage>,
     /// Tasks without a job.
     waiting: Vec<Waiting<'a>>,
@@ -130,6 +132,8 @@ struct Waiting<'a> {
 /// A task with a job.
 struct Live<'a> {
     task: Task<'a>,
+    /// The key of the note in the store: the fingerprint, or that of an instance in a detached run.
+    key: Hash,
     note: JobNote,
     folder: PathBuf,
     memory: Option<u64>,
@@ -297,11 +301,12 @@ impl<'a> Driver<'a> {
     /// Follows the jobs of earlier runs that are still in the queue, or that may appear there.
     fn adopt(&mut self) -> Result<()> {
         let note = |one: &Waiting<'_>| {
-            let note = self.store.job(one.task.identity.fingerprint).filter(|_| one.may_have_job)?;
-            (!note.ended).then_some(note)
+            let keys = [one.task.identity.fingerprint, detached_key(self.experiment, &one.task.instance.name)];
+            let mut notes = keys.into_iter().filter_map(|key| Some((key, self.store.job(key)?)));
+            notes.find(|(_, note)| !note.ended).filter(|_| one.may_have_job)
         };
-        let notes: Vec<Option<JobNote>> = self.waiting.iter().map(note).collect();
-        let names: BTreeSet<String> = notes.iter().flatten().map(|note| note.name.clone()).collect();
+        let notes: Vec<Option<(Hash, JobNote)>> = self.waiting.iter().map(note).collect();
+        let names: BTreeSet<String> = notes.iter().flatten().map(|(_, note)| note.name.clone()).collect();
         if names.is_empty() {
             return Ok(());
         }
@@ -311,7 +316,7 @@ impl<'a> Driver<'a> {
             entries.iter().map(|entry| ((entry.name.as_str(), entry.index), entry)).collect();
         for (mut one, note) in std::mem::take(&mut self.waiting).into_iter().zip(notes) {
             one.may_have_job = false;
-            let Some(note) = note else {
+            let Some((key, note)) = note else {
                 self.waiting.push(one);
                 continue;
             };
@@ -329,7 +334,7 @@ impl<'a> Driver<'a> {
                     one.task.id,
                     StageEvent::Note { text: "its job is in the queue".to_string() },
                 ));
-                self.live.push(Live::new(one.task, note, folder, self.cluster));
+                self.live.push(Live::new(one.task, key, note, folder, self.cluster));
             } else {
                 self.waiting.push(one);
             }
@@ -351,7 +356,7 @@ impl<'a> Driver<'a> {
             Err(error) => return Err((group, error)),
         };
         let command = command(self.cluster, &folder);
-        let comment = comment(&self.title, group.iter().map(|one| one.task.instance));
+        let comment = comment(&self.experiment.name, group.iter().map(|one| one.task.instance));
         let submitted = self.cluster.queue.submit(&Submission {
             name: &name,
             count: group.len(),
@@ -397,8 +402,8 @@ impl<'a> Driver<'a> {
             Submitted::Accepted(_) => {}
         }
         self.full_pause = FULL_PAUSES[0];
-        for (one, (_, note)) in group.into_iter().zip(notes) {
-            self.live.push(Live::new(one.task, note, folder.clone(), self.cluster));
+        for (one, (key, note)) in group.into_iter().zip(notes) {
+            self.live.push(Live::new(one.task, key, note, folder.clone(), self.cluster));
         }
         Ok(None)
     }
@@ -472,7 +477,7 @@ impl<'a> Driver<'a> {
                 && one.note.id.as_ref() != Some(&entry.id)
             {
                 one.note.id = Some(entry.id.clone());
-                notes.push((one.task.identity.fingerprint, one.note.clone()));
+                notes.push((one.key, one.note.clone()));
             }
             let state = entry.map(|entry| entry.state);
             changed |= one.state != state;
@@ -524,7 +529,7 @@ impl<'a> Driver<'a> {
                 continue;
             }
             one.note.ended = true;
-            notes.push((one.task.identity.fingerprint, one.note.clone()));
+            notes.push((one.key, one.note.clone()));
             again.extend(self.conclude(one, verdict));
         }
         if let Err(error) = self.store.note_jobs(&notes) {
@@ -582,6 +587,10 @@ impl<'a> Driver<'a> {
                 None => failed(format!("the result of its job {id} was removed from the store")),
             },
             _ if one.task.stop.is_set() => TaskResult::Interrupted,
+            // The job of a detached run read the experiment's file as it was then, and its inputs may have changed.
+            _ if one.key != one.task.identity.fingerprint => {
+                return Some(Waiting { task: one.task, resumes: 0, may_have_job: false });
+            }
             Verdict::Failed(causes) => TaskResult::Failed(causes),
             Verdict::Wait | Verdict::Cancelled => {
                 let text = format!("its job {id} was cancelled");
@@ -623,10 +632,11 @@ impl<'a> Driver<'a> {
 }
 
 impl<'a> Live<'a> {
-    fn new(task: Task<'a>, note: JobNote, folder: PathBuf, cluster: &Cluster) -> Live<'a> {
+    fn new(task: Task<'a>, key: Hash, note: JobNote, folder: PathBuf, cluster: &Cluster) -> Live<'a> {
         Live {
             memory: cluster.resources(task.instance).memory,
             task,
+            key,
             note,
             folder,
             state: None,

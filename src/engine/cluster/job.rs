@@ -37,6 +37,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a job looks whether the holder of its fingerprint's lock has ended.
 const LOCK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long after the end of a stage a signal to this process may arrive that was sent to both.
+const SIGNAL_DELAY: Duration = Duration::from_millis(300);
+
 /// What a job is told from outside.
 #[derive(Clone, Debug, Default)]
 pub struct JobSignals {
@@ -150,12 +153,23 @@ impl Job<'_> {
                     continue;
                 }
                 TaskResult::Busy | TaskResult::Interrupted => interrupted(),
+                // The queue sends SIGTERM to the stage's process as well, which may end before this process knows of it.
+                TaskResult::Failed(_) if self.is_stopped_within(SIGNAL_DELAY) => interrupted(),
                 TaskResult::Failed(causes) => JobResult::Failed(with_memory(causes, file.memory)),
                 TaskResult::Detached(waits_for) => {
                     bail!("BUG: `{}` waits for an endpoint in a job: {waits_for} ({fingerprint})", instance.name)
                 }
             });
         }
+    }
+
+    /// Whether this process is told to end, now or within this time.
+    fn is_stopped_within(&self, time: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < time && !self.signals.stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.signals.stop.load(Ordering::SeqCst)
     }
 
     /// The instance with its inputs; `None` if its result is in the store.

@@ -13,6 +13,7 @@ mod detach;
 mod driver;
 pub mod job;
 mod judge;
+mod probe;
 pub mod queue;
 pub mod slurm;
 mod submission;
@@ -24,9 +25,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 
-pub(super) use detach::{DetachContext, detach, job_text};
+pub(super) use detach::{DetachContext, detach};
 pub(super) use driver::ClusterExecutor;
 pub use job::{JobSignals, run_cluster_job};
+pub use probe::{NodeReport, PROBE_SUBCOMMAND, answer_probe, probe};
 pub use queue::{JobEnd, JobState, Partition, Queue, QueueEntry, Submitted};
 pub use slurm::Slurm;
 

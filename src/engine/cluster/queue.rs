@@ -128,7 +128,7 @@ pub trait Queue: Send + Sync {
     fn job_environment(&self) -> JobEnvironment;
 
     /// Runs a command on a node of a partition and returns its output, for `doctor`.
-    fn run_on_node(&self, resources: &JobResources, command: &[String], folder: &Path) -> Result<String>;
+    fn run_on_node(&self, resources: &JobResources, command: &[String]) -> Result<String>;
 }
 
 /// The file of a submission's script.

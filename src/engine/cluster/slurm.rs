@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -320,8 +319,13 @@ impl Queue for Slurm {
         JobEnvironment { id, cpus, variables }
     }
 
-    fn run_on_node(&self, resources: &JobResources, command: &[String], folder: &Path) -> Result<String> {
-        let mut argv = vec!["srun".to_string(), "--quiet".to_string(), format!("--chdir={}", folder.display())];
+    fn run_on_node(&self, resources: &JobResources, command: &[String]) -> Result<String> {
+        let mut argv = vec![
+            "srun".to_string(),
+            "--quiet".to_string(),
+            "--chdir=/".to_string(),
+            "--job-name=ablate-doctor".to_string(),
+        ];
         let options = self.options(resources).into_iter().filter(|option| !option.starts_with("--signal"));
         argv.extend(options);
         argv.extend(command.iter().cloned());
