@@ -109,6 +109,7 @@ pub fn run(
         let mut journal = Journal::new(store, &experiment, observer, &folder, plan_options.links.as_deref());
         report.instances = submit_and_leave(expansion, &plan, &selected, &context, &mut journal)?;
         journal.flush();
+        note_experiment(&experiment, expansion, store, options)?;
         report.seconds = begun.elapsed().as_secs_f64();
         report.ended = true;
         report.phase = report.end();

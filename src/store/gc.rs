@@ -59,6 +59,10 @@ impl Store {
             report.leftovers += found.len() - report.interrupted.iter().filter(|one| found.contains(&one.path)).count();
             before_records.extend(found);
         }
+        let mut submissions = files::list_paths(&self.jobs_path())?;
+        submissions.retain(|path| path.is_dir() && !roots.jobs.contains(&*files::name_of(path)));
+        report.leftovers += submissions.len();
+        before_records.extend(submissions);
         for shard in files::list_paths(&self.root().join("objects"))? {
             if !shard.is_dir() {
                 // Not written by this program.
@@ -95,6 +99,7 @@ impl Store {
             }
             failures.extend(remove(&after_records));
             self.keep_notes(&|id, instance| !roots.forgotten.contains(&(id.clone(), instance.to_string())))?;
+            self.keep_jobs(&roots.jobs)?;
             roots.removed_experiments.iter().try_for_each(|id| self.forget_experiment(id))?;
             let root = self.root().to_path_buf();
             self.memo().retain(|key| root.join(key).exists());
@@ -173,6 +178,28 @@ mod tests {
         let removed = store.gc(&GcRoots::default(), false).unwrap();
         assert_eq!((removed.leftovers, removed.resumable.len(), removed.interrupted.len()), (0, 0, 1));
         assert!(!store.work_path(saved).exists());
+    }
+
+    #[test]
+    fn folders_of_ended_jobs_are_removed() {
+        let (_folder, store) = temp_store();
+        let now = jiff::Timestamp::now().as_second();
+        let note = |name: &str, days: i64, ended| {
+            let (name, instance, run) = (name.to_string(), "sft".to_string(), "run".to_string());
+            let submitted = now - days * 24 * 3600;
+            crate::JobNote { name, index: 0, id: None, instance, run, submitted, resumes: 0, ended }
+        };
+        let notes =
+            [note("old", 20, true), note("recent", 2, true), note("waits", 20, false), note("lost", 100, false)];
+        for note in notes {
+            files::write_unsynced(&store.jobs_path().join(&note.name).join("0.json"), b"{}").unwrap();
+            store.note_jobs(&[(Hash::of_bytes(note.name.as_bytes()), note)]).unwrap();
+        }
+        let report = store.gc(&store.gc_roots(&crate::GcRules::default()).unwrap(), false).unwrap();
+        assert_eq!(report.leftovers, 2);
+        assert_eq!(files::list_names(&store.jobs_path()).unwrap(), ["log", "recent", "waits"]);
+        let names: Vec<String> = store.all_jobs().unwrap().into_iter().map(|(_, note)| note.name).collect();
+        assert_eq!(names, ["recent", "waits"]);
     }
 
     #[test]

@@ -8,8 +8,11 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{ExperimentEntry, ExperimentId, StageRecord, Store};
+use super::{ExperimentEntry, ExperimentId, JobNote, StageRecord, Store};
 use ablate_core::base::{Hash, files};
+
+/// How long the folder of a job is kept whose end no run has seen.
+const MAX_JOB_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What `gc` keeps.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,8 @@ impl Default for GcRules {
 pub struct GcRoots {
     pub records: BTreeSet<Hash>,
     pub interrupted: BTreeSet<Hash>,
+    /// Submissions to the queue of a cluster whose folders are kept.
+    pub jobs: BTreeSet<String>,
     /// Instances that the current file of their experiment does not contain. Their notes are removed too.
     pub forgotten: BTreeSet<(ExperimentId, String)>,
     /// Experiments whose file was removed.
@@ -91,6 +96,10 @@ impl Store {
         roots.records.extend(pinned);
         let recent = self.interrupted()?.into_iter().filter(|one| one.age < rules.interrupted.as_secs());
         roots.interrupted = recent.map(|one| one.fingerprint).collect();
+        let age = |time: Duration| Timestamp::now().as_second().saturating_sub(time.as_secs() as i64);
+        let (ended_since, submitted_since) = (age(rules.interrupted), age(MAX_JOB_AGE.max(rules.interrupted)));
+        let kept = |note: &JobNote| note.submitted >= if note.ended { ended_since } else { submitted_since };
+        roots.jobs = self.all_jobs()?.into_iter().map(|(_, note)| note).filter(kept).map(|note| note.name).collect();
         Ok(roots)
     }
 

@@ -1,5 +1,6 @@
 //! The jobs of a cluster's queue, by what they run: a log next to the folders of their submissions.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -54,6 +55,12 @@ impl Store {
     pub fn all_jobs(&self) -> Result<Vec<(Hash, JobNote)>> {
         let entries = self.jobs.scan()?.entries.into_iter();
         Ok(entries.filter_map(|(key, text)| Some((key, serde_json::from_str(&text).ok()?))).collect())
+    }
+
+    /// Keeps only the notes of these submissions.
+    pub(super) fn keep_jobs(&self, names: &BTreeSet<String>) -> Result<()> {
+        let is_kept = |text: &str| serde_json::from_str::<JobNote>(text).is_ok_and(|note| names.contains(&note.name));
+        self.jobs.rewrite(&|_, text| is_kept(text))
     }
 
     /// Takes the lock that is held while jobs are looked up and submitted, so that two runs do not submit the same work.

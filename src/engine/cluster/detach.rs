@@ -106,11 +106,8 @@ impl DetachContext<'_> {
         let mut notes = Vec::new();
         for (index, instance) in instances.iter().enumerate() {
             let file = TaskFile {
-                work: TaskWork::Planned {
-                    instances: all_instances.to_path_buf(),
-                    experiment: self.experiment.clone(),
-                    instance: instance.name.clone(),
-                },
+                work: TaskWork::Planned { instances: all_instances.to_path_buf(), instance: instance.name.clone() },
+                experiment: self.experiment.clone(),
                 store: self.store.root().to_path_buf(),
                 log: std::path::absolute(log_path(self.folder, &instance.name))?,
                 forced: false,

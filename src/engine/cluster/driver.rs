@@ -146,7 +146,8 @@ struct Live<'a> {
     cancelled: Option<Instant>,
     /// Bytes of its events that were read.
     events_read: u64,
-    is_started: bool,
+    /// When the driver saw that its stage has started.
+    started: Option<Instant>,
     /// The last text about its state.
     told: String,
 }
@@ -202,7 +203,10 @@ impl<'a> Driver<'a> {
             .into_iter()
             .partition(|one| one.task.stop.is_set() && !cancels && !one.task.stop.is_instance_stopped());
         self.live = live;
-        left.iter().for_each(|one| self.finish(&one.task, TaskResult::Interrupted, 0.0));
+        for one in &left {
+            let seconds = one.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+            self.finish(&one.task, TaskResult::Interrupted, seconds);
+        }
         if !left.is_empty() {
             let (count, queue) = (left.len(), self.cluster.queue.name());
             let jobs = if count == 1 { "1 job stays".to_string() } else { format!("{count} jobs stay") };
@@ -429,6 +433,7 @@ impl<'a> Driver<'a> {
                     fingerprint: task.identity.fingerprint,
                     artifacts: task.artifacts.clone(),
                 },
+                experiment: self.experiment.clone(),
                 store: self.store.root().to_path_buf(),
                 log: std::path::absolute(&task.log).context("the working directory does not exist any more")?,
                 forced: task.forced,
@@ -498,7 +503,7 @@ impl<'a> Driver<'a> {
                 one.past_end = self.cluster.queue.past_end(id);
             }
             let text = one.describe();
-            if !one.is_started && !text.is_empty() && text != one.told {
+            if one.started.is_none() && !text.is_empty() && text != one.told {
                 one.told.clone_from(&text);
                 messages.push(TaskMessage::Queued(one.task.id, text));
             }
@@ -626,7 +631,8 @@ impl<'a> Driver<'a> {
                 one.note.resumes
             )),
         };
-        self.finish(&one.task, result, 0.0);
+        let seconds = one.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        self.finish(&one.task, result, seconds);
         None
     }
 }
@@ -645,7 +651,7 @@ impl<'a> Live<'a> {
             ended: None,
             cancelled: None,
             events_read: 0,
-            is_started: false,
+            started: None,
             told: String::new(),
         }
     }
@@ -669,8 +675,12 @@ impl<'a> Live<'a> {
         let mut messages = Vec::new();
         for event in lines.lines().filter_map(|line| serde_json::from_str::<JobEvent>(line).ok()) {
             match event {
-                JobEvent::Started { .. } if std::mem::replace(&mut self.is_started, true) => {}
-                JobEvent::Started { .. } => messages.push(TaskMessage::Started(self.task.id)),
+                // An attempt after the first one is the same work.
+                JobEvent::Started { .. } if self.started.is_some() => {}
+                JobEvent::Started { .. } => {
+                    self.started = Some(Instant::now());
+                    messages.push(TaskMessage::Started(self.task.id));
+                }
                 JobEvent::Stage(event) => messages.push(TaskMessage::Event(self.task.id, event)),
             }
         }

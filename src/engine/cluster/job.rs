@@ -24,7 +24,7 @@ use crate::workers::commit;
 use ablate_core::base::{ErrorChain, StageEvent, files};
 use ablate_core::stage::Registry;
 use ablate_experiment::{Instance, InstanceId, PortableInstance, Upstream};
-use ablate_store::{Build, SlimRecord, Store};
+use ablate_store::{Build, ExperimentId, LatestNote, SlimRecord, StageRecord, Store};
 
 /// Exit codes of a job: its work is done, it failed, or it was told to end and can be continued.
 pub const DONE: u8 = 0;
@@ -102,7 +102,9 @@ struct Ready {
 
 impl Job<'_> {
     fn run(&self, file: TaskFile) -> Result<JobResult> {
-        let Some(Ready { instance, identity, artifacts }) = self.ready(file.work)? else { return Ok(JobResult::Done) };
+        let Some(Ready { instance, identity, artifacts }) = self.ready(file.work, &file.experiment)? else {
+            return Ok(JobResult::Done);
+        };
         self.check_variables(&instance, &identity)?;
         let threads = self
             .environment
@@ -139,6 +141,7 @@ impl Job<'_> {
                     Ok(()) => {
                         // The result is safe. If the work folder cannot be removed, `gc` removes it later.
                         files::remove_dir(&stage.work).ok();
+                        self.note(&file.experiment, &instance, &stage.record);
                         return Ok(JobResult::Done);
                     }
                     Err(error) => TaskResult::Failed(ErrorChain::of(&error)),
@@ -173,19 +176,19 @@ impl Job<'_> {
     }
 
     /// The instance with its inputs; `None` if its result is in the store.
-    fn ready(&self, work: TaskWork) -> Result<Option<Ready>> {
-        let (instances, experiment, name) = match work {
+    fn ready(&self, work: TaskWork, experiment: &ExperimentId) -> Result<Option<Ready>> {
+        let (instances, name) = match work {
             TaskWork::Ready { instance, inputs, fingerprint, artifacts } => {
                 let instance = instance.into_instance(self.registry)?;
                 return Ok(Some(Ready { instance, identity: Identity { inputs, fingerprint }, artifacts }));
             }
-            TaskWork::Planned { instances, experiment, instance } => (instances, experiment, instance),
+            TaskWork::Planned { instances, instance } => (instances, instance),
         };
         let all: Vec<PortableInstance> = files::read_json(&instances)?;
         let mut expansion = PortableInstance::into_expansion(all, self.registry)?;
         let id =
             expansion.find(&name).with_context(|| format!("`{}` has no instance `{name}`", instances.display()))?;
-        let options = PlanOptions { experiment, ..PlanOptions::default() };
+        let options = PlanOptions { experiment: experiment.clone(), ..PlanOptions::default() };
         let mut plan = plan_with(&expansion, self.store, &options, &mut ExternalInputs::default())?;
         let records: Vec<Option<SlimRecord>> = plan.entries.iter_mut().map(|entry| entry.record.take()).collect();
         let entry = plan.entries.swap_remove(id.0);
@@ -204,6 +207,15 @@ impl Job<'_> {
         };
         let artifacts = input_artifacts(instance, &|index| records[index].as_ref());
         Ok(Some(Ready { instance: expansion.instances.swap_remove(id.0), identity, artifacts }))
+    }
+
+    /// Notes the result for `gc`, `why` and `logs`, because no run may ever follow this job.
+    fn note(&self, experiment: &ExperimentId, instance: &Instance, record: &StageRecord) {
+        let (fingerprint, log) = (Some(record.fingerprint), Some(record.provenance.log.clone()));
+        let note = LatestNote { fingerprint, log, failed: false, causes: Vec::new() };
+        if let Err(error) = self.store.note_latest(experiment, &[(instance.name.clone(), note)]) {
+            tracing::warn!("the result of `{}` could not be noted: {error:#}", instance.name);
+        }
     }
 
     /// Fails if a variable that is part of the fingerprint has another value on this node.

@@ -68,8 +68,12 @@ pub struct Cluster {
 impl Cluster {
     /// The Slurm cluster that the commands of this machine belong to.
     pub fn slurm(table: &SlurmTable) -> Result<Cluster> {
+        Cluster::new(Arc::new(Slurm::new(table)), table)
+    }
+
+    /// A cluster with this queue.
+    pub fn new(queue: Arc<dyn Queue>, table: &SlurmTable) -> Result<Cluster> {
         let program = std::env::current_exe().context("cannot find the path of the running program")?;
-        let queue = Arc::new(Slurm::new(table));
         Ok(Cluster { queue, table: table.clone(), program, cancel: AtomicBool::new(false) })
     }
 

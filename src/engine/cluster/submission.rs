@@ -24,6 +24,7 @@ use ablate_store::ExperimentId;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct TaskFile {
     pub(super) work: TaskWork,
+    pub(super) experiment: ExperimentId,
     /// Folder of the store.
     pub(super) store: PathBuf,
     /// The log of the stage.
@@ -56,7 +57,6 @@ pub(super) enum TaskWork {
     Planned {
         /// The file with all instances of the experiment.
         instances: PathBuf,
-        experiment: ExperimentId,
         instance: String,
     },
 }

@@ -1,5 +1,6 @@
 //! Tests of several files of the engine, with the helper kinds and fixtures that they share.
 
+mod cluster_tests;
 mod crash_tests;
 mod failure_tests;
 mod fuzz;
