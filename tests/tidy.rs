@@ -66,7 +66,10 @@ const USERS: &[(&str, &[&str])] = &[
     ("webpki_roots", &["teacher/network.rs"]),
     ("rustls_native_certs", &["teacher/network.rs"]),
     ("annotate_snippets", &["core/base/diagnostic.rs"]),
-    ("rustix", &["engine/", "core/base/files.rs", "core/base/regular_file.rs", "store/memo.rs"]),
+    (
+        "rustix",
+        &["engine/", "core/base/files.rs", "core/base/file_system.rs", "core/base/regular_file.rs", "store/memo.rs"],
+    ),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/completions/"]),
     ("clap_mangen", &["cli/man.rs"]),

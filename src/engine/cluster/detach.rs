@@ -6,14 +6,13 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::Cluster;
-use super::driver::{MAX_ARRAY, command, comment, submission_name, write_task};
 use super::job::declared_variables;
 use super::queue::{Submission, Submitted};
-use super::submission::{TaskFile, TaskWork};
+use super::submission::{MAX_ARRAY, TaskFile, TaskWork, command, comment, detached_key, submission_name, write_task};
 use crate::graph::Graph;
 use crate::options::RunOptions;
 use crate::run_folder::log_path;
-use ablate_core::base::{Hash, files};
+use ablate_core::base::files;
 use ablate_experiment::{Expansion, Instance, InstanceId, JobResources, PortableInstance};
 use ablate_store::{ExperimentId, JobNote, Store};
 
@@ -25,12 +24,6 @@ pub(crate) struct DetachContext<'a> {
     pub(crate) options: &'a RunOptions,
     /// Folder of the run.
     pub(crate) folder: &'a Path,
-}
-
-/// The key of a job whose fingerprint is not known yet.
-pub(crate) fn detached_key(experiment: &ExperimentId, instance: &str) -> Hash {
-    let ExperimentId { name, file } = experiment;
-    Hash::of_bytes(format!("detached\0{name}\0{file}\0{instance}").as_bytes())
 }
 
 /// Submits the jobs of `instances`, which are in topological order: all that must run. Each starts when those that it needs have

@@ -13,6 +13,7 @@ mod detach;
 mod driver;
 pub mod job;
 mod judge;
+mod live_job;
 mod probe;
 pub mod queue;
 pub mod slurm;

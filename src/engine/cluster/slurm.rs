@@ -343,6 +343,7 @@ impl Queue for Slurm {
 mod tests {
     use super::*;
     use expect_test::expect;
+    use std::path::Path;
 
     #[test]
     fn a_line_of_squeue_is_an_entry() {

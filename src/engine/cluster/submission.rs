@@ -11,13 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use ablate_core::base::{ErrorChain, Hash, StageEvent};
+use super::Cluster;
+use ablate_core::base::{ErrorChain, Hash, StageEvent, files};
 use ablate_core::stage::Artifact;
-use ablate_experiment::PortableInstance;
+use ablate_experiment::{Instance, PortableInstance};
 use ablate_store::ExperimentId;
 
 /// What a job runs.
@@ -85,6 +88,9 @@ pub(super) enum JobResult {
     },
 }
 
+/// The most jobs of one submission: Slurm's default `MaxArraySize` is 1001.
+pub(super) const MAX_ARRAY: usize = 1000;
+
 pub(super) fn task_path(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{index}.json"))
 }
@@ -95,4 +101,39 @@ pub(super) fn events_path(folder: &Path, index: usize) -> PathBuf {
 
 pub(super) fn end_path(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{index}.end"))
+}
+
+/// A new name of a submission. Nothing else in the queue has it.
+pub(super) fn submission_name(run: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let hash = Hash::of_bytes(format!("{run} {now} {} {count}", std::process::id()).as_bytes());
+    format!("ablate-{}", &hash.to_string()[..12])
+}
+
+/// The command of a submission's jobs, without their number.
+pub(super) fn command(cluster: &Cluster, folder: &Path) -> [String; 3] {
+    [cluster.program.display().to_string(), super::SUBCOMMAND.to_string(), folder.display().to_string()]
+}
+
+/// What people see of a submission in the queue.
+pub(super) fn comment<'i>(title: &str, instances: impl Iterator<Item = &'i Instance>) -> String {
+    let names: Vec<&str> = instances.map(|instance| instance.name.as_str()).collect();
+    match names.as_slice() {
+        [one] => format!("{title}: {one}"),
+        [first, ..] => format!("{title}: {first} and {} more", names.len() - 1),
+        [] => title.to_string(),
+    }
+}
+
+pub(super) fn write_task(folder: &Path, index: usize, file: &TaskFile) -> Result<()> {
+    let text = serde_json::to_vec(file).context("the stage has a path that is not UTF-8")?;
+    files::write_private_unsynced(&task_path(folder, index), &text)
+}
+
+/// The key of a job whose fingerprint is not known yet.
+pub(super) fn detached_key(experiment: &ExperimentId, instance: &str) -> Hash {
+    let ExperimentId { name, file } = experiment;
+    Hash::of_bytes(format!("detached\0{name}\0{file}\0{instance}").as_bytes())
 }

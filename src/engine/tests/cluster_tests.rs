@@ -185,10 +185,10 @@ fn a_chain_runs_as_jobs_with_the_results_of_a_local_run() {
     let (project, options, queue) = on_cluster(Fault::None, 3);
     let stages = project.chain("a");
     expect![[r#"
-        read: ran, it has never run
-        trim: ran, it has never run
-        train: ran, it has never run
-        eval: ran, it has never run
+        read: ran, it has not run yet
+        trim: ran, it has not run yet
+        train: ran, it has not run yet
+        eval: ran, it has not run yet
     "#]]
     .assert_eq(&project.run_with(&stages, &options));
     assert_eq!((project.take_ran().as_str(), queue.submissions.load(Ordering::SeqCst)), ("read trim train eval", 4));
@@ -218,15 +218,15 @@ fn stages_with_equal_resources_are_one_submission() {
 #[test]
 fn no_answer_leads_to_no_second_job() {
     expect![[r#"
-        read: ran, it has never run
+        read: ran, it has not run yet
         ran: read; submitted: 1"#]]
     .assert_eq(&outcome(Fault::AnswersTooLate, 3));
     expect![[r#"
-        read: ran, it has never run
+        read: ran, it has not run yet
         ran: read; submitted: 1"#]]
     .assert_eq(&outcome(Fault::Silent, 3));
     expect![[r#"
-        read: ran, it has never run
+        read: ran, it has not run yet
         ran: read; submitted: 1"#]]
     .assert_eq(&outcome(Fault::ForgetsEnded, 3));
 }
@@ -234,7 +234,7 @@ fn no_answer_leads_to_no_second_job() {
 #[test]
 fn late_files_are_waited_for() {
     expect![[r#"
-        read: ran, it has never run
+        read: ran, it has not run yet
         ran: read; submitted: 1"#]]
     .assert_eq(&outcome(Fault::SlowFiles, 0));
 }
@@ -245,10 +245,11 @@ fn lost_jobs_are_submitted_again() {
         [Fault::LosesSubmission, Fault::LosesJobs, Fault::Ends(JobEnd::NodeFailed), Fault::Ends(JobEnd::Preempted)]
     {
         let outcome = outcome(fault, 1);
-        assert_eq!(outcome, "read: ran, it has never run\nran: read; submitted: 2", "{fault:?}");
+        assert_eq!(outcome, "read: ran, it has not run yet\nran: read; submitted: 2", "{fault:?}");
     }
     expect![[r#"
-        `read` failed: its job 0_0 reached its time limit, and was submitted 0 times again: `executor.slurm.resumes` is the limit; the same command continues its work
+        `read` failed: its job 0_0 reached its time limit after 0 resumes, and `executor.slurm.resumes` allows no more: the same command continues its work
+          log: PROJECT/cache/runs/RUN/logs/read.log
         ran: ; submitted: 1"#]]
     .assert_eq(&outcome(Fault::Ends(JobEnd::TimeLimit), 0));
 }
@@ -257,15 +258,18 @@ fn lost_jobs_are_submitted_again() {
 fn what_a_person_must_change_is_said() {
     expect![[r#"
         `read` failed: the queue does not accept its job: invalid partition specified: gpu
+          log: PROJECT/cache/runs/RUN/logs/read.log
         ran: ; submitted: 1"#]]
     .assert_eq(&outcome(Fault::Refuses, 3));
     expect![[r#"
         `read` failed: its job 0_0 ran out of memory; its job has the partition's default memory: `limits.memory` of the stage, or `memory` in the configuration, sets it
+          log: PROJECT/cache/runs/RUN/logs/read.log
         ran: ; submitted: 1"#]]
     .assert_eq(&outcome(Fault::Ends(JobEnd::OutOfMemory), 3));
     expect![[r#"
         `read` failed: its job 0_0 ended before its stage did
           because the end of its log: module: command not found
+          log: PROJECT/cache/runs/RUN/logs/read.log
         ran: ; submitted: 1"#]]
     .assert_eq(&outcome(Fault::Ends(JobEnd::Failed), 3));
     expect![[r#"
@@ -292,6 +296,6 @@ fn a_run_follows_the_jobs_of_a_run_that_was_killed() {
     options.interrupt.store(false, Ordering::SeqCst);
     // The job that the first run noted is waited for before another one is submitted.
     let outcome = project.run_with(&stages, &options);
-    assert_eq!(outcome, "read: ran, it has never run\n");
+    assert_eq!(outcome, "read: ran, it has not run yet\n");
     assert_eq!((project.take_ran().as_str(), queue.submissions.load(Ordering::SeqCst)), ("read", 2));
 }

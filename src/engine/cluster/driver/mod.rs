@@ -3,30 +3,27 @@
 //! It can be killed at any time. Everything that it must not forget is noted in the store before it happens, and whatever
 //! it finds there on its next start, it follows further.
 
+mod submit;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-
-use super::Cluster;
-use super::detach::detached_key;
-use super::job::{declared_variables, memory_help};
-use super::judge::{Observation, Patience, Verdict, judge};
-use super::queue::{JobEnd, JobState, QueueEntry, Submission, Submitted, output_path};
-use super::submission::{JobEvent, JobResult, TaskFile, TaskWork, end_path, events_path, task_path};
 use crate::capped_log::LOG_END;
+use crate::cluster::Cluster;
+use crate::cluster::job::memory_help;
+use crate::cluster::judge::{Observation, Patience, Verdict, judge};
+use crate::cluster::live_job::Live;
+use crate::cluster::queue::{JobState, QueueEntry, output_path};
+use crate::cluster::submission::{JobResult, end_path};
 use crate::executor::{Executor, TaskMessage};
 use crate::plan::missing_outputs;
-use crate::run_folder::new_lines;
 use crate::task::{Task, TaskResult};
 use ablate_core::base::escape::clean_log;
-use ablate_core::base::{ErrorChain, Hash, StageEvent, files};
-use ablate_experiment::{Instance, JobResources, PortableInstance};
-use ablate_store::{ExperimentId, JobNote, StageRecord, Store};
+use ablate_core::base::{ErrorChain, StageEvent, files};
+use ablate_store::{ExperimentId, StageRecord, Store};
 
 /// How long the driver collects ready tasks before it submits them together.
 const COLLECT: Duration = Duration::from_millis(300);
@@ -39,9 +36,6 @@ const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest and the longest pause before the queue is asked again to accept jobs.
 const FULL_PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
-
-/// The most jobs of one submission: Slurm's default `MaxArraySize` is 1001.
-pub(super) const MAX_ARRAY: usize = 1000;
 
 /// How long a job may take to end after it was cancelled.
 const CANCEL_WITHIN: Duration = Duration::from_secs(90);
@@ -127,29 +121,6 @@ struct Waiting<'a> {
     resumes: u32,
     /// Whether a job of an earlier run may be in the queue.
     may_have_job: bool,
-}
-
-/// A task with a job.
-struct Live<'a> {
-    task: Task<'a>,
-    /// The key of the note in the store: the fingerprint, or that of an instance in a detached run.
-    key: Hash,
-    note: JobNote,
-    folder: PathBuf,
-    memory: Option<u64>,
-    state: Option<JobState>,
-    /// What the accounting says about a job that the queue does not know.
-    past_end: Option<JobEnd>,
-    asked_accounting: bool,
-    /// Since when it has looked ended.
-    ended: Option<Instant>,
-    cancelled: Option<Instant>,
-    /// Bytes of its events that were read.
-    events_read: u64,
-    /// When the driver saw that its stage has started.
-    started: Option<Instant>,
-    /// The last text about its state.
-    told: String,
 }
 
 impl<'a> Driver<'a> {
@@ -238,226 +209,6 @@ impl<'a> Driver<'a> {
             let queue = self.cluster.queue.name();
             self.send(TaskMessage::Warning(format!("{queue} does not answer, and is asked again: {error:#}")));
         }
-    }
-
-    /// Follows jobs of earlier runs, and submits the tasks that have none.
-    fn submit(&mut self) {
-        let lock = match self.store.lock_submission() {
-            Ok(lock) => lock,
-            Err(error) => return self.fail_waiting(&error),
-        };
-        if let Err(error) = self.adopt() {
-            self.silent(&error);
-            self.next_submission = Instant::now() + FULL_PAUSES[0];
-            return;
-        }
-        let mut groups: BTreeMap<JobResources, Vec<Waiting<'a>>> = BTreeMap::new();
-        for one in std::mem::take(&mut self.waiting) {
-            groups.entry(self.cluster.resources(one.task.instance)).or_default().push(one);
-        }
-        for (resources, mut group) in groups {
-            let mut size = MAX_ARRAY;
-            while !group.is_empty() {
-                let rest = group.split_off(group.len().min(size));
-                match self.submit_array(&resources, group) {
-                    Ok(None) => group = rest,
-                    // Perhaps fewer are accepted.
-                    Ok(Some((mut refused, _))) if refused.len() > 1 => {
-                        size = refused.len() / 2;
-                        refused.extend(rest);
-                        group = refused;
-                    }
-                    Ok(Some((refused, words))) => {
-                        self.wait_for_space(&words, refused.len() + rest.len());
-                        self.waiting.extend(refused);
-                        self.waiting.extend(rest);
-                        break;
-                    }
-                    Err((failed, error)) => {
-                        let causes = ErrorChain::of(&error);
-                        failed.iter().for_each(|one| self.finish(&one.task, TaskResult::Failed(causes.clone()), 0.0));
-                        group = rest;
-                    }
-                }
-            }
-        }
-        drop(lock);
-        self.poll_soon();
-    }
-
-    fn fail_waiting(&mut self, error: &anyhow::Error) {
-        let causes = ErrorChain::of(error);
-        for one in std::mem::take(&mut self.waiting) {
-            self.finish(&one.task, TaskResult::Failed(causes.clone()), 0.0);
-        }
-    }
-
-    /// The queue accepts no more jobs now.
-    fn wait_for_space(&mut self, words: &str, count: usize) {
-        if self.full_pause == FULL_PAUSES[0] {
-            let queue = self.cluster.queue.name();
-            self.send(TaskMessage::Warning(format!("{queue} accepts no more jobs now, {count} wait: {words}")));
-        }
-        self.next_submission = Instant::now() + self.full_pause;
-        self.full_pause = (self.full_pause * 2).min(FULL_PAUSES[1]);
-    }
-
-    /// Follows the jobs of earlier runs that are still in the queue, or that may appear there.
-    fn adopt(&mut self) -> Result<()> {
-        let note = |one: &Waiting<'_>| {
-            let keys = [one.task.identity.fingerprint, detached_key(self.experiment, &one.task.instance.name)];
-            let mut notes = keys.into_iter().filter_map(|key| Some((key, self.store.job(key)?)));
-            notes.find(|(_, note)| !note.ended).filter(|_| one.may_have_job)
-        };
-        let notes: Vec<Option<(Hash, JobNote)>> = self.waiting.iter().map(note).collect();
-        let names: BTreeSet<String> = notes.iter().flatten().map(|(_, note)| note.name.clone()).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = names.into_iter().collect();
-        let entries = self.cluster.queue.entries(&names)?;
-        let entries: BTreeMap<(&str, usize), &QueueEntry> =
-            entries.iter().map(|entry| ((entry.name.as_str(), entry.index), entry)).collect();
-        for (mut one, note) in std::mem::take(&mut self.waiting).into_iter().zip(notes) {
-            one.may_have_job = false;
-            let Some((key, note)) = note else {
-                self.waiting.push(one);
-                continue;
-            };
-            let folder = self.store.jobs_path().join(&note.name);
-            let is_live = match entries.get(&(note.name.as_str(), note.index)) {
-                Some(entry) => !matches!(entry.state, JobState::Ended(_)),
-                // It may have been submitted just before the driver was killed.
-                None => {
-                    let age = jiff::Timestamp::now().as_second().saturating_sub(note.submitted);
-                    age < self.cluster.table.lost_after.as_secs() as i64 && !end_path(&folder, note.index).exists()
-                }
-            };
-            if is_live {
-                self.send(TaskMessage::Event(
-                    one.task.id,
-                    StageEvent::Note { text: "its job is in the queue".to_string() },
-                ));
-                self.live.push(Live::new(one.task, key, note, folder, self.cluster));
-            } else {
-                self.waiting.push(one);
-            }
-        }
-        Ok(())
-    }
-
-    /// Submits tasks with equal resources. Returns them with the queue's words if it has no space for so many, and with the
-    /// error if they cannot be submitted at all.
-    #[expect(clippy::type_complexity, reason = "used once")]
-    fn submit_array(
-        &mut self,
-        resources: &JobResources,
-        group: Vec<Waiting<'a>>,
-    ) -> Result<Option<(Vec<Waiting<'a>>, String)>, (Vec<Waiting<'a>>, anyhow::Error)> {
-        let prepared = self.prepare(resources, &group);
-        let (name, folder, notes, variables) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return Err((group, error)),
-        };
-        let command = command(self.cluster, &folder);
-        let comment = comment(&self.experiment.name, group.iter().map(|one| one.task.instance));
-        let submitted = self.cluster.queue.submit(&Submission {
-            name: &name,
-            count: group.len(),
-            resources,
-            folder: &folder,
-            command: &command,
-            after: &[],
-            requeues: 0,
-            variables: &variables,
-            comment: &comment,
-        });
-        let keys = group.iter().map(|one| one.task.identity.fingerprint);
-        let mut notes: Vec<(Hash, JobNote)> = keys.zip(notes).collect();
-        let accepted = matches!(submitted, Submitted::Accepted(_) | Submitted::Unknown(_));
-        for (_, note) in &mut notes {
-            note.ended = !accepted;
-            if let Submitted::Accepted(id) = &submitted {
-                note.id = Some(self.cluster.queue.job_id(id, note.index));
-            }
-        }
-        if let Err(error) = self.store.note_jobs(&notes) {
-            // The jobs are found by their name.
-            self.send(TaskMessage::Warning(format!("the ids of {} jobs could not be noted: {error:#}", notes.len())));
-        }
-        let queue = self.cluster.queue.name();
-        match submitted {
-            Submitted::Full(words) => {
-                files::remove_dir(&folder).ok();
-                return Ok(Some((group, words)));
-            }
-            Submitted::Refused(words) => {
-                files::remove_dir(&folder).ok();
-                let chain = vec![format!("{queue} does not accept its job: {words}")];
-                for one in &group {
-                    let causes = ErrorChain { chain: chain.clone(), input: true };
-                    self.finish(&one.task, TaskResult::Failed(causes), 0.0);
-                }
-                return Ok(None);
-            }
-            Submitted::Unknown(words) => self.send(TaskMessage::Warning(format!(
-                "{queue} gave no answer to the submission of {name}, which is looked for in the queue: {words}"
-            ))),
-            Submitted::Accepted(_) => {}
-        }
-        self.full_pause = FULL_PAUSES[0];
-        for (one, (key, note)) in group.into_iter().zip(notes) {
-            self.live.push(Live::new(one.task, key, note, folder.clone(), self.cluster));
-        }
-        Ok(None)
-    }
-
-    /// Writes the tasks, and notes that they are about to be submitted.
-    #[expect(clippy::type_complexity, reason = "used once")]
-    fn prepare(
-        &self,
-        resources: &JobResources,
-        group: &[Waiting<'a>],
-    ) -> Result<(String, PathBuf, Vec<JobNote>, Vec<(String, String)>)> {
-        let instances: Vec<&Instance> = group.iter().map(|one| one.task.instance).collect();
-        let variables = declared_variables(&instances)?;
-        let name = submission_name(&self.run);
-        let folder = self.store.jobs_path().join(&name);
-        files::create_private_dir(&folder)?;
-        let mut notes = Vec::with_capacity(group.len());
-        for (index, Waiting { task, resumes, .. }) in group.iter().enumerate() {
-            let file = TaskFile {
-                work: TaskWork::Ready {
-                    instance: Box::new(PortableInstance::from(task.instance)),
-                    inputs: task.identity.inputs.clone(),
-                    fingerprint: task.identity.fingerprint,
-                    artifacts: task.artifacts.clone(),
-                },
-                experiment: self.experiment.clone(),
-                store: self.store.root().to_path_buf(),
-                log: std::path::absolute(&task.log).context("the working directory does not exist any more")?,
-                forced: task.forced,
-                retry: task.retry.clone(),
-                time: task.time,
-                gpu: resources.gpu,
-                memory: resources.memory,
-            };
-            write_task(&folder, index, &file)?;
-            notes.push(JobNote {
-                name: name.clone(),
-                index,
-                id: None,
-                instance: task.instance.name.clone(),
-                run: self.run.clone(),
-                submitted: jiff::Timestamp::now().as_second(),
-                resumes: *resumes,
-                ended: false,
-            });
-        }
-        let keys = group.iter().map(|one| one.task.identity.fingerprint);
-        self.store.note_jobs(&keys.zip(notes.iter().cloned()).collect::<Vec<_>>())?;
-        files::crash_point("job: noted");
-        Ok((name, folder, notes, variables))
     }
 
     /// Asks the queue for the state of all jobs.
@@ -626,8 +377,7 @@ impl<'a> Driver<'a> {
                 return Some(Waiting { task: one.task, resumes, may_have_job: false });
             }
             Verdict::Resume(why) => failed(format!(
-                "its job {id} {why}, and was submitted {} times again: `executor.slurm.resumes` is the limit; the same command \
-                 continues its work",
+                "its job {id} {why} after {} resumes, and `executor.slurm.resumes` allows no more: the same command continues its work",
                 one.note.resumes
             )),
         };
@@ -635,85 +385,4 @@ impl<'a> Driver<'a> {
         self.finish(&one.task, result, seconds);
         None
     }
-}
-
-impl<'a> Live<'a> {
-    fn new(task: Task<'a>, key: Hash, note: JobNote, folder: PathBuf, cluster: &Cluster) -> Live<'a> {
-        Live {
-            memory: cluster.resources(task.instance).memory,
-            task,
-            key,
-            note,
-            folder,
-            state: None,
-            past_end: None,
-            asked_accounting: false,
-            ended: None,
-            cancelled: None,
-            events_read: 0,
-            started: None,
-            told: String::new(),
-        }
-    }
-
-    /// The state in the queue for people; empty while there is nothing to say.
-    fn describe(&self) -> String {
-        let id = self.note.id.as_deref().unwrap_or(&self.note.name);
-        match &self.state {
-            Some(JobState::Pending { why, start: Some(start) }) => {
-                format!("job {id} is pending: {why}, expected to start at {start}")
-            }
-            Some(JobState::Pending { why, start: None }) => format!("job {id} is pending: {why}"),
-            Some(JobState::Running { nodes }) => format!("job {id} starts on {nodes}"),
-            Some(JobState::Ended(_)) | None => String::new(),
-        }
-    }
-
-    /// The new events of the job.
-    fn read_events(&mut self) -> Vec<TaskMessage> {
-        let lines = new_lines(&events_path(&self.folder, self.note.index), &mut self.events_read);
-        let mut messages = Vec::new();
-        for event in lines.lines().filter_map(|line| serde_json::from_str::<JobEvent>(line).ok()) {
-            match event {
-                // An attempt after the first one is the same work.
-                JobEvent::Started { .. } if self.started.is_some() => {}
-                JobEvent::Started { .. } => {
-                    self.started = Some(Instant::now());
-                    messages.push(TaskMessage::Started(self.task.id));
-                }
-                JobEvent::Stage(event) => messages.push(TaskMessage::Event(self.task.id, event)),
-            }
-        }
-        messages
-    }
-}
-
-/// A new name of a submission. Nothing else in the queue has it.
-pub(super) fn submission_name(run: &str) -> String {
-    use std::sync::atomic::AtomicU64;
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let hash = Hash::of_bytes(format!("{run} {now} {} {count}", std::process::id()).as_bytes());
-    format!("ablate-{}", &hash.to_string()[..12])
-}
-
-/// The command of a submission's jobs, without their number.
-pub(super) fn command(cluster: &Cluster, folder: &Path) -> [String; 3] {
-    [cluster.program.display().to_string(), super::SUBCOMMAND.to_string(), folder.display().to_string()]
-}
-
-/// What people see of a submission in the queue.
-pub(super) fn comment<'i>(title: &str, instances: impl Iterator<Item = &'i Instance>) -> String {
-    let names: Vec<&str> = instances.map(|instance| instance.name.as_str()).collect();
-    match names.as_slice() {
-        [one] => format!("{title}: {one}"),
-        [first, ..] => format!("{title}: {first} and {} more", names.len() - 1),
-        [] => title.to_string(),
-    }
-}
-
-pub(super) fn write_task(folder: &Path, index: usize, file: &TaskFile) -> Result<()> {
-    let text = serde_json::to_vec(file).context("the stage has a path that is not UTF-8")?;
-    files::write_private_unsynced(&task_path(folder, index), &text)
 }
