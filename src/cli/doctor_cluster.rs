@@ -18,7 +18,8 @@ pub(super) fn doctor(shell: Shell, global: &Global, probe: bool) -> Result<()> {
     let configuration = global.configuration()?;
     let table = &configuration.executor.slurm;
     let cluster = Cluster::slurm(table)?;
-    let version = cluster.queue.version().context("Slurm does not answer on this machine")?;
+    let version = cluster.queue.version()?;
+    cluster.queue.ping()?;
     let partitions = cluster.queue.partitions()?;
     let resources = table.resources("", "", &Limits::default());
     let start = cluster.queue.expected_start(&resources);

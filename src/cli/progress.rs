@@ -17,7 +17,7 @@ use ablate_core::base::StageEvent;
 use ablate_core::base::escape::{escape_controls, escape_line, indented};
 use ablate_engine::run_time::RunTime;
 use ablate_engine::time_left::Speed;
-use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
+use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunOptions, RunReport};
 use ablate_experiment::{Instance, InstanceId};
 
 /// Minimum interval between plain lines about a running stage.
@@ -37,6 +37,8 @@ pub(super) struct ProgressDisplay<'a> {
     session: &'a Session,
     /// The most stages that run at the same time.
     jobs: usize,
+    /// Whether stages are jobs of a cluster.
+    has_jobs: bool,
     /// Set when the run is stopped.
     interrupt: &'a AtomicBool,
     bars: MultiProgress,
@@ -88,13 +90,14 @@ impl Running {
 }
 
 impl<'a> ProgressDisplay<'a> {
-    pub(super) fn new(shell: Shell, session: &'a Session, jobs: usize, interrupt: &'a AtomicBool) -> Self {
+    pub(super) fn new(shell: Shell, session: &'a Session, options: &RunOptions, interrupt: &'a AtomicBool) -> Self {
         let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
         ProgressDisplay {
             shell,
             session,
-            jobs,
+            jobs: options.jobs,
+            has_jobs: options.cluster.is_some(),
             interrupt,
             bars,
             state: RefCell::default(),
@@ -143,6 +146,9 @@ impl<'a> ProgressDisplay<'a> {
         state.is_stopping = true;
         let running = state.running.len();
         drop(state);
+        if self.has_jobs {
+            return self.line("stopping: jobs of the cluster go on after Ctrl-C, and `ablate stop` cancels them");
+        }
         self.line(&format!(
             "stopping {}: a training saves its state first, in at most a minute; press Ctrl-C again to end immediately",
             stages(running)
@@ -350,7 +356,10 @@ impl Observer for ProgressDisplay<'_> {
             let state = self.state.borrow();
             let running: Vec<_> =
                 state.running.values().map(|one| (one.name.as_str(), one.seconds(), one.progress.as_ref())).collect();
-            let text = heartbeat(&running);
+            let text = match state.queued.len() {
+                1.. if running.is_empty() => format!("      still waiting: {} jobs in the queue", state.queued.len()),
+                _ => heartbeat(&running),
+            };
             drop(state);
             self.line(&text);
         }

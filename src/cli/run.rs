@@ -120,6 +120,9 @@ pub(super) fn run_experiments(
         arguments.limits.check(shell, global, experiments, &choice.selection, &choice.force, &arguments.resources)?;
     }
     let configuration = global.configuration()?;
+    if let Some(cluster) = arguments.resources.cluster(&configuration)? {
+        cluster.queue.version()?;
+    }
     let runner = Runner { shell, global, configuration, choice, arguments, launcher, interrupt };
     let mut worst = SUCCESS;
     for experiment in experiments {
@@ -189,7 +192,7 @@ impl Runner<'_> {
                 arguments.out.join(&session.experiment.name).display(),
             ));
         }
-        let display = ProgressDisplay::new(shell, &session, options.jobs, interrupt);
+        let display = ProgressDisplay::new(shell, &session, &options, interrupt);
         let mut report =
             ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
         for failures in grouped_failures(&report) {

@@ -16,6 +16,7 @@ mod commands;
 mod compare;
 mod compatibility;
 mod concurrent_runs;
+mod configuration;
 mod crash;
 mod data_sets;
 mod default_experiment;

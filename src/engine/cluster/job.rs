@@ -79,7 +79,8 @@ pub fn run_cluster_job(
         JobResult::Interrupted { .. } => TO_BE_CONTINUED,
     };
     // The driver also finds the result without this file, from the store or from the queue.
-    files::write_json(&end, &result).ok();
+    let text = serde_json::to_vec(&result).unwrap_or_else(|error| panic!("BUG: a result is plain data: {error}"));
+    files::write_private(&end, &text).ok();
     code
 }
 

@@ -119,8 +119,11 @@ pub trait Queue: Send + Sync {
     /// When a job with these resources would start, in the queue's words. An error is the reason why it never would.
     fn expected_start(&self, resources: &JobResources) -> Result<String>;
 
-    /// The version of the queue. Fails if it does not answer.
+    /// The version of the queue's commands. Fails if they are not installed.
     fn version(&self) -> Result<String>;
+
+    /// Fails if the queue does not answer.
+    fn ping(&self) -> Result<()>;
 
     fn partitions(&self) -> Result<Vec<Partition>>;
 

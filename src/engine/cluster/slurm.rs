@@ -61,7 +61,10 @@ impl Slurm {
     /// is part of a job.
     fn run(&self, argv: &[String], variables: &[(String, String)]) -> Answer {
         let mut names = BTreeSet::new();
-        let own = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        // A stage may pass them on with `SLURM_*`; they are those of the job in which the driver runs.
+        let is_outer = |name: &str| name.starts_with("SLURM_") || name.starts_with("SBATCH_");
+        let own = variables.iter().filter(|(name, _)| !is_outer(name));
+        let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let kept = environment::for_helper().filter(|(name, _)| {
             // The job's own devices are set by Slurm.
             name.to_str().is_some_and(|name| !name.starts_with("CUDA_VISIBLE") && !name.starts_with("NVIDIA_VISIBLE"))
@@ -111,7 +114,9 @@ impl Slurm {
 /// The script of a submission.
 fn script(submission: &Submission<'_>) -> String {
     let command: Vec<String> = submission.command.iter().map(|part| quoted(part)).collect();
-    let mut lines = vec!["#!/bin/bash".to_string(), format!("# {}", submission.comment.replace('\n', " "))];
+    // The lines of the set-up need what a login shell has, such as `module`.
+    let shell = if submission.resources.setup.is_empty() { "#!/bin/bash" } else { "#!/bin/bash -l" };
+    let mut lines = vec![shell.to_string(), format!("# {}", submission.comment.replace('\n', " "))];
     if !submission.resources.setup.is_empty() {
         lines.push("set -eo pipefail".to_string());
         lines.extend(submission.resources.setup.iter().cloned());
@@ -280,9 +285,12 @@ impl Queue for Slurm {
     }
 
     fn version(&self) -> Result<String> {
-        let version = self.ask(&["sinfo", "--version"])?;
-        self.ask(&["scontrol", "ping"])?;
+        let version = self.ask(&["sinfo", "--version"]).context("Slurm is not installed on this machine")?;
         Ok(version.trim().to_string())
+    }
+
+    fn ping(&self) -> Result<()> {
+        self.ask(&["scontrol", "ping"]).map(drop).context("Slurm's controller does not answer")
     }
 
     fn partitions(&self) -> Result<Vec<Partition>> {
@@ -384,7 +392,7 @@ mod tests {
             comment: "run 1: sft",
         };
         expect![[r#"
-            #!/bin/bash
+            #!/bin/bash -l
             # run 1: sft
             set -eo pipefail
             module load cuda

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
+use super::queue::output_path;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files};
 use ablate_core::stage::Artifact;
 use ablate_experiment::{Instance, PortableInstance};
@@ -127,7 +128,9 @@ pub(super) fn comment<'i>(title: &str, instances: impl Iterator<Item = &'i Insta
     }
 }
 
+/// Writes the task of a job, and creates the file of its output, which the queue would make readable for others.
 pub(super) fn write_task(folder: &Path, index: usize, file: &TaskFile) -> Result<()> {
+    files::append_private(&output_path(folder, index))?;
     let text = serde_json::to_vec(file).context("the stage has a path that is not UTF-8")?;
     files::write_private_unsynced(&task_path(folder, index), &text)
 }

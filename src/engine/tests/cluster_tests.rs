@@ -140,6 +140,10 @@ impl Queue for TestQueue {
         Ok("1".to_string())
     }
 
+    fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn partitions(&self) -> Result<Vec<Partition>> {
         Ok(Vec::new())
     }
