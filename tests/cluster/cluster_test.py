@@ -56,16 +56,19 @@ class Results(Project):
             '[executor.slurm.kind.command]\ntime = "2m"\n'
             '[executor.slurm.stage.last]\nmemory = "200M"\noptions = ["--comment=of-last"]\n'
         )
-        seen = {}
+        seen = set()
         driver = self.start_slurm("commands.toml")
         while driver.poll() is None:
             for job in re.split(r"\n(?=JobId=)", self.cluster.run("scontrol", "--oneliner", "show", "jobs")):
                 if f"WorkDir={self.folder}" in job:
                     found = dict(part.split("=", 1) for part in job.split() if "=" in part)
-                    seen[(found["TimeLimit"], found["MinMemoryNode"], found.get("Comment", ""))] = True
+                    seen.add((found["TimeLimit"], found["MinMemoryNode"], found["Comment"]))
             time.sleep(0.1)
         self.assertEqual(driver.returncode, 0)
-        self.assertEqual(set(seen), {("00:02:00", "1G", ""), ("00:03:00", "300M", ""), ("00:02:00", "200M", "of-last")})
+        # A job has five minutes more than its stage, for what it does before and after.
+        self.assertEqual(
+            seen, {("00:02:00", "1G", "ablate"), ("00:08:00", "300M", "ablate"), ("00:02:00", "200M", "of-last")}
+        )
 
 
 class Cancelled(Project):
@@ -88,7 +91,7 @@ class Cancelled(Project):
 
 class TimeLimit(Project):
     def test_training_needs_several_jobs(self):
-        self.write("training.toml", TRAINING.replace("steps        = 12000", "steps        = 24000"))
+        self.write("training.toml", TRAINING.replace("steps        = 12000", "steps        = 40000"))
         # A job saves its state 15 seconds after its start.
         self.count_starts(time="1m", grace="45s", resumes=20)
         self.run_slurm("training.toml")
@@ -162,7 +165,7 @@ class Driver(Project):
 class Submission(Project):
     def fail_first(self, calls, *words):
         """A `sbatch` whose first calls fail with these words."""
-        said = "\n".join(f"    echo 'sbatch: error: {line}' >&2" for line in words)
+        said = "\n".join(f'    echo "sbatch: error: {line}" >&2' for line in words)
         self.write_program("sbatch", COUNTING + f'if [ "$call" -le {calls} ]; then\n{said}\n    exit 1\nfi\nexec {SBATCH} "$@"\n')
 
     def check_tried_again(self, *words):
@@ -222,10 +225,9 @@ class Submission(Project):
     def test_job_that_is_accepted_after_the_driver_gave_up(self):
         ran = self.write_commands(numbers=2)
         self.configure(command_timeout="2s", lost_after="5s")
-        # The driver ends the program after two seconds; what it left behind submits after 12.
+        # The driver ends the program after two seconds; what that left behind submits after 12.
         late = f"""if [ "$call" = 1 ]; then
-    cat > "$0.script"
-    (trap '' TERM; sleep 12; exec {SBATCH} "$@" < "$0.script") > "$0.late" 2>&1 &
+    setsid sh -c 'sleep 12; exec {SBATCH} "$@"' late "$@" > "$0.late" 2>&1 &
     sleep 60
 fi
 exec {SBATCH} "$@"
@@ -259,7 +261,7 @@ class Failures(Project):
         printed = self.run_slurm("one.toml", code=1)
         self.assertIn("memory", printed)
         self.assertIn("limits.memory", printed)
-        self.assertIn("200M", printed)
+        self.assertIn("200 MiB", printed)
 
     def test_line_of_the_setup_fails(self):
         self.write_program_stage("echo > out")

@@ -33,9 +33,9 @@ fi
 for file in "$folder"/pid/slurmd-*; do stop slurmd "$file"; done
 stop slurmctld "$folder/pid/slurmctld"
 stop munged "$folder/pid/munged"
-# Jobs of nodes that did not answer: what holds files of this cluster's nodes open.
+# Jobs of nodes that did not answer: what writes into the logs of this cluster's nodes.
 for process in /proc/[0-9]*; do
     grep -qx slurmstepd "$process/comm" 2>/dev/null || continue
-    if ls -l "$process/fd" "$process/cwd" 2>/dev/null | grep -qF "$sockets/"; then kill -9 "${process#/proc/}"; fi
+    if ls -l "$process/fd" 2>/dev/null | grep -qF "$folder/log/slurmd-"; then kill -9 "${process#/proc/}"; fi
 done
 rm -rf "$sockets" "$folder/state" "$folder/sockets" "$folder/env"

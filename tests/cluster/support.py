@@ -131,11 +131,12 @@ class Cluster:
     def kill_node(self, node):
         """Ends a node as a power failure does: with all processes of its jobs."""
         self.kill(f"slurmd-{node}")
-        spool = self.run("scontrol", "show", "config").split("SlurmdSpoolDir")[1].split()[1].replace("%n", node)
-        for pid, parent in sorted(parents().items()):
-            if name_of(pid) == "slurmstepd" and any(spool in place for place in open_files(pid)):
-                for each in [pid, *descendants(pid)]:
-                    kill(each)
+        log = str(self.folder / "log" / f"slurmd-{node}")
+        jobs = [pid for pid in parents() if name_of(pid) == "slurmstepd" and log in open_files(pid)]
+        if not jobs:
+            raise AssertionError(f"{node} has no job")
+        for pid in [each for job in jobs for each in [job, *descendants(job)]]:
+            kill(pid)
 
     def start(self, daemon):
         name, _, node = daemon.partition("-")
@@ -168,7 +169,7 @@ def name_of(pid):
 
 def open_files(pid):
     try:
-        return [os.readlink(path) for path in [f"/proc/{pid}/cwd", *pathlib.Path(f"/proc/{pid}/fd").iterdir()]]
+        return [os.readlink(path) for path in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return []
 
@@ -270,9 +271,9 @@ class Project(unittest.TestCase):
 
     def start_slurm(self, experiment, *arguments):
         """Starts the program; its output goes to a file."""
-        log = (self.folder / f"driver-{len(self.children)}.log").open("w")
         command = [ABLATE, "run", experiment, "--executor", "slurm", *arguments]
-        child = subprocess.Popen(command, cwd=self.folder, env=self.environ(), stdout=log, stderr=subprocess.STDOUT)
+        with (self.folder / f"driver-{len(self.children)}.log").open("w") as log:
+            child = subprocess.Popen(command, cwd=self.folder, env=self.environ(), stdout=log, stderr=subprocess.STDOUT)
         self.children.append(child)
         return child
 

@@ -66,6 +66,8 @@ JobAcctGatherParams=OverMemoryKill,UsePss
 MpiDefault=none
 MailProg=/bin/true
 SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=0,batch_sched_delay=0
+# A request that its partition does not allow is refused, instead of waiting for ever.
+EnforcePartLimits=ALL
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=500
