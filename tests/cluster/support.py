@@ -205,7 +205,8 @@ class Project(unittest.TestCase):
             subprocess.run(["chmod", "-R", "u+w", self.folder], check=True)
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
-        self.environment = {"NO_COLOR": "1", **self.cluster.environment}
+        # Without the configuration of the user who runs the tests.
+        self.environment = {"NO_COLOR": "1", "HOME": str(self.folder), **self.cluster.environment}
         self.configure()
         self.children = []
         self.addCleanup(self.end_children)
@@ -286,8 +287,11 @@ class Project(unittest.TestCase):
 
     def wait_for_training(self):
         """Waits until a training has saved its state, and goes on for two seconds."""
-        wait_until("a training has saved its state", lambda: list(self.folder.glob("cache/work/*/scratch/*.safetensors")))
+        wait_until("a training has saved its state", self.is_training)
         time.sleep(2)
+
+    def is_training(self):
+        return bool(list(self.folder.glob("cache/work/*/scratch/*.safetensors")))
 
     def records(self, store=None):
         """The outputs of each record of a store: {fingerprint: {name: hash}}. No fingerprint has two records."""
@@ -305,9 +309,13 @@ class Project(unittest.TestCase):
         here, there = self.records(), self.records(UNDISTURBED)
         self.assertTrue(here)
         self.assertEqual(here, {fingerprint: there.get(fingerprint) for fingerprint in here})
-        before = len(list(self.folder.glob("cache/jobs/*/script.sh")))
+        before = self.submissions()
         self.run_slurm(experiment)
-        self.assertEqual(len(list(self.folder.glob("cache/jobs/*/script.sh"))), before, "a job was submitted for nothing")
+        self.assertEqual(self.submissions(), before, "a job was submitted for nothing")
+
+    def submissions(self):
+        """The folders of all submissions."""
+        return sorted(path.parent for path in self.folder.glob("cache/jobs/*/script.sh"))
 
     def starts(self):
         """How many jobs have started, by a line of their script."""
