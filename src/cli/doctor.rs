@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::resources::ExecutorChoice;
 use super::shell::Shell;
 use super::value_parsers::{at_least_one, precision};
 use ablate_core::base::wrong_input;
+use ablate_experiment::ExecutorName;
 use ablate_nn::cost::{self, BatchShape, GenerationShape, Memory, Trainable, Workload};
 use ablate_nn::device::{DeviceChoice, Gpu, Survey, listed, survey};
 use ablate_nn::{Architecture, Checkpoint, Pattern, Precision};
@@ -21,12 +22,12 @@ pub(super) struct DoctorArgs {
     /// Required devices: `auto`, `cpu`, `cuda:0,cuda:1`. If one is not available, the exit code is 2.
     #[arg(value_name = "DEVICE", default_value = "auto")]
     device: String,
-    /// Look at the cluster that this executor uses, too.
+    /// What to look at: this machine, or the cluster [default: the configuration's `executor.default`, else `local`].
     #[arg(long, value_enum, value_name = "EXECUTOR")]
     executor: Option<ExecutorChoice>,
     /// Run a job on the cluster that looks at the store: whether the node sees it, has the same program, and respects its
     /// locks. Waits in the queue.
-    #[arg(long, requires = "executor")]
+    #[arg(long)]
     probe: bool,
     /// Folder of a checkpoint, of which only config.json is read: shows the GPU memory that its training and generation need.
     #[arg(long, value_name = "DIR")]
@@ -140,7 +141,15 @@ fn fits(memory: &Memory, gpu: &Gpu) -> bool {
 }
 
 pub(super) fn doctor(shell: Shell, global: &Global, arguments: &DoctorArgs) -> Result<()> {
-    if arguments.executor == Some(ExecutorChoice::Slurm) {
+    let asks_about_machine = arguments.device != "auto" || arguments.model.is_some();
+    let is_slurm = match arguments.executor {
+        Some(executor) => executor == ExecutorChoice::Slurm,
+        None => !asks_about_machine && global.configuration()?.executor.default == ExecutorName::Slurm,
+    };
+    if arguments.probe && !is_slurm {
+        bail!("`--probe` runs a job of a cluster, and the executor is local: add `--executor slurm`");
+    }
+    if is_slurm {
         return doctor_cluster::doctor(shell, global, arguments.probe);
     }
     let (version, threads) = (env!("CARGO_PKG_VERSION"), std::thread::available_parallelism()?.get());

@@ -61,7 +61,7 @@ pub(super) fn doctor(shell: Shell, global: &Global, probe: bool) -> Result<()> {
         match &node {
             None => lines.push(line("nodes", "not checked: `--probe` runs a job that looks at the store")),
             Some(Ok(node)) => {
-                lines.push(line("nodes", &format!("{} sees the store, its locks and the same program", node.host)))
+                lines.push(line("nodes", &format!("{} sees the store, its locks and the same program", node.host)));
             }
             Some(Err(_)) => {}
         }

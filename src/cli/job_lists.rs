@@ -69,14 +69,19 @@ pub(super) fn resources_text(resources: &JobResources) -> String {
     text
 }
 
-/// The number of jobs by state, such as `3 running, 12 pending (Priority)`.
-pub(super) fn count_states(jobs: &[(JobNote, Option<JobState>)]) -> BTreeMap<String, usize> {
+/// The number of jobs by state, such as `3 running, 12 pending (Priority)`. `has_result` is whether the result of a job that is not in
+/// the queue is in the store.
+pub(super) fn count_states(
+    jobs: &[(JobNote, Option<JobState>)],
+    has_result: &dyn Fn(&JobNote) -> bool,
+) -> BTreeMap<String, usize> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, state) in jobs {
+    for (note, state) in jobs {
         let word = match state {
             Some(JobState::Pending { why, .. }) => format!("pending ({why})"),
             Some(JobState::Running { .. }) => "running".to_string(),
-            Some(JobState::Ended(_)) | None => "not in the queue any more".to_string(),
+            Some(JobState::Ended(_)) | None if has_result(note) => "with a result".to_string(),
+            Some(JobState::Ended(_)) | None => "not in the queue any more and without a result".to_string(),
         };
         *counts.entry(word).or_default() += 1;
     }

@@ -191,16 +191,14 @@ fn plan_one(
         inspect::report_budgets(shell, experiment, &session)?;
     }
     let requests = RequestEstimates::new(shell, &session, &plan, &selected);
-    let time = match must + may {
-        0 => None,
-        _ => {
-            let configuration = global.configuration()?;
-            let (resources, earlier) = (&arguments.resources, &mut totals.earlier);
-            Some(time_estimates::estimate(&session, &plan, &chosen, resources, &configuration, earlier)?)
-        }
-    };
+    let configuration = global.configuration()?;
+    let mut time = None;
+    if must + may > 0 {
+        let (resources, earlier) = (&arguments.resources, &mut totals.earlier);
+        time = Some(time_estimates::estimate(&session, &plan, &chosen, resources, &configuration, earlier)?);
+    }
     // Slurm says when a job would start.
-    let cluster = if must + may > 0 { arguments.resources.cluster(&global.configuration()?)? } else { None };
+    let cluster = if must + may > 0 { arguments.resources.cluster(&configuration)? } else { None };
     let to_run = selected.iter().filter(|id| !matches!(plan.get(**id).state, PlanState::Fresh));
     let to_run = to_run.map(|id| session.expansion.get(*id));
     let jobs: Vec<JobGroup> = cluster.as_deref().map(|cluster| job_groups(cluster, to_run)).unwrap_or_default();

@@ -52,13 +52,12 @@ impl ResourceArgs {
         options: RunOptions,
     ) -> Result<RunOptions> {
         let cluster = self.cluster(configuration)?;
-        let (device, gpus) = match &cluster {
+        let (device, gpus) = if cluster.is_some() {
             // The driver's own stages run on the CPU.
-            Some(_) => ("cpu".to_string(), Vec::new()),
-            None => {
-                let models = expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
-                self.devices(models, settings)?
-            }
+            ("cpu".to_string(), Vec::new())
+        } else {
+            let models = expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
+            self.devices(models, settings)?
         };
         let cores = available_parallelism().map_or(1, usize::from);
         let slots = settings.jobs.or(settings.pools.get("cpu").copied());

@@ -15,7 +15,7 @@ use super::shell::Shell;
 use ablate_engine::cluster::{Cluster, jobs_of_run};
 use ablate_engine::history::{self, RunningInstance, Status, WaitingInstance};
 use ablate_engine::{RunPhase, waits_for_job};
-use ablate_store::Store;
+use ablate_store::{JobNote, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -82,9 +82,15 @@ fn queue_states(store: &Store, global: &Global, status: &Status) -> Result<BTree
     }
     let cluster = Cluster::slurm(&global.configuration()?.executor.slurm)?;
     Ok(match jobs_of_run(store, &*cluster.queue, run) {
-        Ok(jobs) => count_states(&jobs),
+        Ok(jobs) => count_states(&jobs, &|job| has_result(store, status, job)),
         Err(error) => BTreeMap::from([(format!("unknown, because the queue does not answer: {error:#}"), 1)]),
     })
+}
+
+/// Whether a job of a run has put its result into the store.
+fn has_result(store: &Store, status: &Status, job: &JobNote) -> bool {
+    let note = store.latest(&status.run.experiment, &job.instance);
+    !note.failed && note.log.is_some_and(|log| log.contains(&status.run.run))
 }
 
 fn render_jobs(jobs: &BTreeMap<String, usize>) -> String {
@@ -120,9 +126,9 @@ fn render(status: &Status) -> String {
     text.push_str(&format!("  {of}: {}\n", if counts.is_empty() { "none yet".to_string() } else { counts.join(", ") }));
     text.push_str(&list("running", &status.running, render_running));
     text.push_str(&list("waiting", &status.waiting, |waiting| format!("{}: {}", waiting.instance, waiting.why)));
-    let detached = |waiting: &WaitingInstance| match waits_for_job(&waiting.why) {
-        true => format!("{}: {}", waiting.instance, waiting.why),
-        false => format!("{}: waits for its endpoint, {}", waiting.instance, waiting.why),
+    let detached = |waiting: &WaitingInstance| {
+        let what = if waits_for_job(&waiting.why) { "" } else { "waits for its endpoint, " };
+        format!("{}: {what}{}", waiting.instance, waiting.why)
     };
     text.push_str(&list("detached", &status.detached, detached));
     text.push_str(&list("failed", &status.failed, Clone::clone));

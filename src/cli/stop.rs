@@ -80,6 +80,12 @@ fn only_running(store: &Store) -> Result<String> {
         (Some(run), others) => {
             bail!("{} runs are going on: name one, such as `{run}`", others + 1)
         }
-        (None, _) => bail!("no run is going on in the store `{}`", store.root().display()),
+        (None, _) => {
+            let notes = store.all_jobs()?.into_iter().map(|(_, note)| note).filter(|note| !note.ended);
+            let help = notes.max_by_key(|note| note.submitted).map(|note| {
+                format!("\nhelp: jobs of the run `{0}` may be in the queue: `ablate stop {0}` cancels them", note.run)
+            });
+            bail!("no run is going on in the store `{}`{}", store.root().display(), help.unwrap_or_default())
+        }
     }
 }

@@ -210,7 +210,7 @@ fn submit_and_leave(
         let name = &expansion.get(*id).name;
         let not_selected = |up: &&InstanceId| !selected.contains(*up);
         match &plan.get(*id).state {
-            PlanState::Fresh => continue,
+            PlanState::Fresh => {}
             PlanState::Dirty(reasons) if reasons.iter().any(DirtyReason::is_obstacle) => {
                 let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                 bail!("`{name}` cannot run: {}", reasons.join("; "));

@@ -184,9 +184,6 @@ impl SlurmTable {
         let SlurmTable { partition, account, qos, time, cpus, gpu, nodes, memory, setup, options, .. } = self.clone();
         let general = JobTable { partition, account, qos, time, cpus, gpu, nodes, memory, setup, options };
         let layers = [by_stage, &limits, by_kind, &general];
-        fn first<T: Clone>(layers: [&JobTable; 4], key: impl Fn(&JobTable) -> Option<&T>) -> Option<T> {
-            layers.into_iter().find_map(key).cloned()
-        }
         JobResources {
             partition: first(layers, |table| table.partition.as_ref()),
             account: first(layers, |table| table.account.as_ref()),
@@ -200,6 +197,11 @@ impl SlurmTable {
             options: first(layers, |table| table.options.as_ref()).unwrap_or_default(),
         }
     }
+}
+
+/// The value of a key in the first table that has it.
+fn first<T: Clone>(layers: [&JobTable; 4], key: impl Fn(&JobTable) -> Option<&T>) -> Option<T> {
+    layers.into_iter().find_map(key).cloned()
 }
 
 impl Configuration {

@@ -67,9 +67,9 @@ pub(super) fn state(follower: &RunFollower, status: &Status) -> String {
         }
     };
     list(&mut html, "Waiting", &status.waiting, waits(""));
-    list(&mut html, "Detached", &status.detached, |waiting| match waits_for_job(&waiting.why) {
-        true => waits("")(waiting),
-        false => waits("waits for its endpoint: ")(waiting),
+    list(&mut html, "Detached", &status.detached, |waiting| {
+        let what = if waits_for_job(&waiting.why) { "" } else { "waits for its endpoint: " };
+        waits(what)(waiting)
     });
     if is_running {
         let pending = follower.pending();

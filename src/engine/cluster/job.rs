@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::queue::JobEnvironment;
 use super::submission::{JobEvent, JobResult, TaskFile, TaskWork, end_path, events_path, task_path};
+use crate::dirty::DirtyReason;
 use crate::identity::{ExternalInputs, Identity};
 use crate::input_paths::input_artifacts;
 use crate::launcher::Launcher;
@@ -202,7 +203,7 @@ impl Job<'_> {
                 bail!("its inputs have no result in the store: {}", names.join(", "))
             }
         };
-        let Some(identity) = entry.identity.filter(|_| !reasons.iter().any(|reason| reason.is_obstacle())) else {
+        let Some(identity) = entry.identity.filter(|_| !reasons.iter().any(DirtyReason::is_obstacle)) else {
             let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             bail!("it cannot run on this node: {}", reasons.join("; "))
         };
@@ -287,7 +288,9 @@ impl EventFile {
     /// Writes the last progress.
     fn close(&self) {
         let last = self.state.lock().unwrap_or_else(PoisonError::into_inner).progress.take();
-        last.map(|event| self.write(&JobEvent::Stage(event)));
+        if let Some(event) = last {
+            self.write(&JobEvent::Stage(event));
+        }
     }
 
     fn write(&self, event: &JobEvent) {

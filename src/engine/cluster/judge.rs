@@ -89,48 +89,58 @@ mod tests {
 
     const PATIENCE: Patience = Patience { files_within: Duration::from_secs(60), lost_after: Duration::from_secs(120) };
 
-    fn verdict(state: Option<JobState>, result: Option<JobResult>, is_committed: bool, seconds: u64) -> Verdict {
-        let ended_for = Duration::from_secs(seconds);
-        judge(&Observation { state: state.as_ref(), result: result.as_ref(), is_committed, ended_for }, PATIENCE)
+    fn verdict(state: Option<&JobState>, result: Option<&JobResult>, is_committed: bool, seconds: u64) -> Verdict {
+        judge(&Observation { state, result, is_committed, ended_for: Duration::from_secs(seconds) }, PATIENCE)
     }
 
-    fn running() -> Option<JobState> {
-        Some(JobState::Running { nodes: "n1".to_string() })
+    fn running() -> JobState {
+        JobState::Running { nodes: "n1".to_string() }
     }
 
-    fn pending() -> Option<JobState> {
-        Some(JobState::Pending { why: "Priority".to_string(), start: None })
+    fn pending() -> JobState {
+        JobState::Pending { why: "Priority".to_string(), start: None }
     }
+
+    fn ended(end: JobEnd) -> JobState {
+        JobState::Ended(end)
+    }
+
+    const INTERRUPTED: JobResult = JobResult::Interrupted { time_limit: false };
+    const TIME_LIMIT: JobResult = JobResult::Interrupted { time_limit: true };
 
     #[test]
     fn the_record_is_the_truth() {
-        assert_eq!(verdict(running(), Some(JobResult::Done), true, 0), Verdict::Committed);
+        assert_eq!(verdict(Some(&running()), Some(&JobResult::Done), true, 0), Verdict::Committed);
         assert_eq!(verdict(None, None, true, 0), Verdict::Committed, "the files of the job are not needed");
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::Failed)), None, true, 0), Verdict::Committed);
-        assert_eq!(verdict(None, Some(JobResult::Done), false, 59), Verdict::Wait, "a slow file system");
-        assert!(matches!(verdict(None, Some(JobResult::Done), false, 60), Verdict::Failed(_)));
+        assert_eq!(verdict(Some(&ended(JobEnd::Failed)), None, true, 0), Verdict::Committed);
+        assert_eq!(verdict(None, Some(&JobResult::Done), false, 59), Verdict::Wait, "a slow file system");
+        assert!(matches!(verdict(None, Some(&JobResult::Done), false, 60), Verdict::Failed(_)));
         assert_eq!(
-            verdict(running(), None, true, 0),
+            verdict(Some(&running()), None, true, 0),
             Verdict::Wait,
-            "another job has committed, and this one still runs"
+            "another job was faster, and this one still runs"
         );
     }
 
     #[test]
     fn a_job_in_the_queue_is_waited_for() {
-        let interrupted = || Some(JobResult::Interrupted { time_limit: false });
-        assert_eq!(verdict(running(), None, false, 0), Verdict::Wait);
-        assert_eq!(verdict(pending(), interrupted(), false, 999), Verdict::Wait, "preempted and in the queue again");
+        assert_eq!(verdict(Some(&running()), None, false, 0), Verdict::Wait);
+        assert_eq!(
+            verdict(Some(&pending()), Some(&INTERRUPTED), false, 999),
+            Verdict::Wait,
+            "preempted and queued again"
+        );
     }
 
     #[test]
     fn work_without_a_fault_is_resumed() {
-        let limit = Some(JobResult::Interrupted { time_limit: true });
-        let resumed = |state, result| matches!(verdict(state, result, false, 0), Verdict::Resume(_));
-        assert!(resumed(Some(JobState::Ended(JobEnd::Failed)), limit.clone()), "it saved its state in time");
-        assert!(resumed(None, limit), "and the queue has forgotten it");
+        let resumed = |state: Option<JobState>, result: Option<&JobResult>| {
+            matches!(verdict(state.as_ref(), result, false, 0), Verdict::Resume(_))
+        };
+        assert!(resumed(Some(ended(JobEnd::Failed)), Some(&TIME_LIMIT)), "it saved its state in time");
+        assert!(resumed(None, Some(&TIME_LIMIT)), "and the queue has forgotten it");
         for end in [JobEnd::TimeLimit, JobEnd::Preempted, JobEnd::NodeFailed] {
-            assert!(resumed(Some(JobState::Ended(end)), None), "{end:?}");
+            assert!(resumed(Some(ended(end)), None), "{end:?}");
         }
         assert_eq!(verdict(None, None, false, 119), Verdict::Wait);
         assert!(matches!(verdict(None, None, false, 120), Verdict::Resume(_)));
@@ -138,11 +148,10 @@ mod tests {
 
     #[test]
     fn what_needs_a_person_ends() {
-        let interrupted = Some(JobResult::Interrupted { time_limit: false });
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::Cancelled)), None, false, 0), Verdict::Cancelled);
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::Failed)), interrupted, false, 0), Verdict::Cancelled);
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::OutOfMemory)), None, false, 0), Verdict::OutOfMemory);
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::Failed)), None, false, 59), Verdict::Wait);
-        assert_eq!(verdict(Some(JobState::Ended(JobEnd::Failed)), None, false, 60), Verdict::DiedEarly);
+        assert_eq!(verdict(Some(&ended(JobEnd::Cancelled)), None, false, 0), Verdict::Cancelled);
+        assert_eq!(verdict(Some(&ended(JobEnd::Failed)), Some(&INTERRUPTED), false, 0), Verdict::Cancelled);
+        assert_eq!(verdict(Some(&ended(JobEnd::OutOfMemory)), None, false, 0), Verdict::OutOfMemory);
+        assert_eq!(verdict(Some(&ended(JobEnd::Failed)), None, false, 59), Verdict::Wait);
+        assert_eq!(verdict(Some(&ended(JobEnd::Failed)), None, false, 60), Verdict::DiedEarly);
     }
 }

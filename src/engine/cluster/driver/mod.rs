@@ -169,7 +169,9 @@ impl<'a> Driver<'a> {
         let (stopped, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|one| one.task.stop.is_set());
         self.waiting = waiting;
         let stopped: Vec<Waiting<'a>> = stopped;
-        stopped.iter().for_each(|one| self.finish(&one.task, TaskResult::Interrupted, 0.0));
+        for one in &stopped {
+            self.finish(&one.task, TaskResult::Interrupted, 0.0);
+        }
         let (left, live): (Vec<Live<'a>>, Vec<Live<'a>>) = std::mem::take(&mut self.live)
             .into_iter()
             .partition(|one| one.task.stop.is_set() && !cancels && !one.task.stop.is_instance_stopped());
@@ -259,7 +261,9 @@ impl<'a> Driver<'a> {
                 messages.push(TaskMessage::Queued(one.task.id, text));
             }
         }
-        messages.into_iter().for_each(|message| self.send(message));
+        for message in messages {
+            self.send(message);
+        }
         if let Err(error) = self.store.note_jobs(&notes) {
             self.send(TaskMessage::Warning(format!("the ids of {} jobs could not be noted: {error:#}", notes.len())));
         }
@@ -278,7 +282,9 @@ impl<'a> Driver<'a> {
                 self.live.push(one);
                 continue;
             }
-            one.read_events().into_iter().for_each(|message| self.send(message));
+            for message in one.read_events() {
+                self.send(message);
+            }
             let verdict = self.judge(&mut one, patience);
             if verdict == Verdict::Wait && one.cancelled.is_none_or(|since| since.elapsed() < CANCEL_WITHIN) {
                 self.live.push(one);
@@ -357,10 +363,11 @@ impl<'a> Driver<'a> {
             Verdict::DiedEarly => {
                 let output = files::read_text(&output_path(&one.folder, one.note.index)).unwrap_or_default();
                 let ran_out = OUT_OF_MEMORY.iter().any(|words| output.contains(words));
-                let mut chain = match ran_out {
-                    true => vec![format!("its job {id} ran out of memory; {}", memory_help(one.memory))],
-                    false => vec![format!("its job {id} ended before its stage did")],
-                };
+                let mut chain = vec![if ran_out {
+                    format!("its job {id} ran out of memory; {}", memory_help(one.memory))
+                } else {
+                    format!("its job {id} ended before its stage did")
+                }];
                 let lines: Vec<&str> = output.lines().collect();
                 let end = lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n");
                 if !end.is_empty() {

@@ -55,7 +55,9 @@ impl<'a> Driver<'a> {
                     }
                     Err((failed, error)) => {
                         let causes = ErrorChain::of(&error);
-                        failed.iter().for_each(|one| self.finish(&one.task, TaskResult::Failed(causes.clone()), 0.0));
+                        for one in &failed {
+                            self.finish(&one.task, TaskResult::Failed(causes.clone()), 0.0);
+                        }
                         group = rest;
                     }
                 }
@@ -105,14 +107,12 @@ impl<'a> Driver<'a> {
                 continue;
             };
             let folder = self.store.jobs_path().join(&note.name);
-            let is_live = match entries.get(&(note.name.as_str(), note.index)) {
-                Some(entry) => !matches!(entry.state, JobState::Ended(_)),
-                // It may have been submitted just before the driver was killed.
-                None => {
-                    let age = jiff::Timestamp::now().as_second().saturating_sub(note.submitted);
-                    age < self.cluster.table.lost_after.as_secs() as i64 && !end_path(&folder, note.index).exists()
-                }
-            };
+            let entry = entries.get(&(note.name.as_str(), note.index));
+            // A job that the queue does not know may have been submitted just before the driver was killed.
+            let age = jiff::Timestamp::now().as_second().saturating_sub(note.submitted);
+            let is_recent = age < self.cluster.table.lost_after.as_secs() as i64;
+            let may_appear = || is_recent && !end_path(&folder, note.index).exists();
+            let is_live = entry.map_or_else(may_appear, |entry| !matches!(entry.state, JobState::Ended(_)));
             if is_live {
                 self.send(TaskMessage::Event(
                     one.task.id,
