@@ -274,7 +274,15 @@ class Project(unittest.TestCase):
         """Starts the program; its output goes to a file."""
         command = [ABLATE, "run", experiment, "--executor", "slurm", *arguments]
         with (self.folder / f"driver-{len(self.children)}.log").open("w") as log:
-            child = subprocess.Popen(command, cwd=self.folder, env=self.environ(), stdout=log, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environ(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A shell lets the processes that it starts in the background ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
         self.children.append(child)
         return child
 
