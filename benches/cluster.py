@@ -3,7 +3,7 @@
 Starts Debian's Slurm on this machine (tests/cluster/up.sh, which needs root), submits instances into a partition where no job starts, and prints
 
 - the time from the start of the program until all jobs are in the queue, and the driver's CPU time until then (target: 30 s);
-- the driver's share of a core while the jobs are pending, its calls of `squeue` included (target: 1 %).
+- the driver's share of a core while the jobs are pending, its calls of `squeue` included (target: 1 %), and its memory.
 
 A missed target is printed; it is an error only with `--strict`.
 """
@@ -81,7 +81,9 @@ def measure(program: Path, instances: int, seconds: float, folder: Path, environ
     before = cpu_seconds(driver.pid)
     time.sleep(seconds)
     share = (cpu_seconds(driver.pid) - before) / seconds
-    print(f"while they are pending, the driver takes {share:.2%} of a core (over {seconds:.0f} s)")
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{driver.pid}/status").read_text().splitlines())
+    memory = int(status["VmHWM"].split()[0]) / 1024
+    print(f"while they are pending, the driver takes {share:.2%} of a core (over {seconds:.0f} s), and {memory:.0f} MiB of memory")
     driver.send_signal(signal.SIGTERM)
     driver.wait(60)
     missed = [f"the submission takes more than {SUBMIT_SECONDS:.0f} s"] if submitted > SUBMIT_SECONDS else []

@@ -138,6 +138,9 @@ class Cluster:
         for pid in [each for job in jobs for each in [job, *descendants(job)]]:
             kill(pid)
 
+    def wait_for_node(self, node, state):
+        wait_until(f"{node} is {state}", lambda: f"State={state}" in self.run("scontrol", "--oneliner", "show", "node", node))
+
     def start(self, daemon):
         name, _, node = daemon.partition("-")
         self.run(name, *(["-N", node] if node else []))
