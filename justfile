@@ -74,6 +74,12 @@ test-browser:
     cargo build --release
     bash tests/browser/run.sh target/release/ablate
 
+# Runs experiments through a real Slurm on this machine, and kills jobs, nodes, the controller and the driver (needs root and python3;
+# installs Debian's slurm-wlm and munge). Names select tests: `just test-cluster Driver`.
+test-cluster *args:
+    cargo build --release
+    bash tests/cluster/run.sh target/release/ablate {{args}}
+
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist
@@ -93,6 +99,11 @@ bench-report *args:
 bench-serve *args:
     cargo build --profile dist
     python3 benches/serve.py target/dist/ablate {{args}}
+
+# Time to submit 1,000 jobs to Slurm, and the driver's CPU time while they wait (needs root; installs Debian's slurm-wlm and munge).
+bench-cluster *args:
+    cargo build --profile dist
+    python3 benches/cluster.py target/dist/ablate {{args}}
 
 # Training and rollouts compared with PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:

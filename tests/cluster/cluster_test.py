@@ -257,6 +257,14 @@ class Failures(Project):
         self.assertIn("limits.memory", printed)
         self.assertIn("200 MiB", printed)
 
+    def test_modules_are_loaded(self):
+        """`module` is a function of the shell that runs ablate, as Environment Modules and Lmod define it."""
+        self.write_program_stage("echo > out")
+        self.configure(setup=["module load cuda/12"])
+        self.environment |= {"BASH_FUNC_module%%": f"() {{ echo $2 from $MODULEPATH > {self.folder}/loaded\n}}", "MODULEPATH": "/opt/modules"}
+        self.run_slurm("one.toml")
+        self.assertEqual((self.folder / "loaded").read_text(), "cuda/12 from /opt/modules\n")
+
     def test_line_of_the_setup_fails(self):
         self.write_program_stage("echo > out")
         self.configure(setup=["echo the module system speaks", "module-that-is-missing load cuda"])
@@ -445,7 +453,7 @@ class Daemons(Project):
     def test_node_lost(self):
         driver, node = self.start_training()
         self.cluster.kill_node(node)
-        wait_until("the node is down", lambda: "down" in self.cluster.run("sinfo", "-h", "-n", node, "-o", "%T"), 120)
+        self.cluster.wait_for_node(node, "DOWN")
         self.cluster.start(f"slurmd-{node}")
         self.assertEqual(driver.wait(200), 0)
         self.assertEqual(self.starts(), 6)
@@ -455,7 +463,7 @@ class Daemons(Project):
         """The job goes on while Slurm starts it again elsewhere: the second waits for the first."""
         driver, node = self.start_training()
         self.cluster.kill(f"slurmd-{node}")
-        wait_until("the node is down", lambda: "down" in self.cluster.run("sinfo", "-h", "-n", node, "-o", "%T"), 120)
+        self.cluster.wait_for_node(node, "DOWN")
         self.assertEqual(driver.wait(200), 0)
         self.cluster.start(f"slurmd-{node}")
         self.check_results("training.toml")

@@ -138,6 +138,9 @@ class Cluster:
         for pid in [each for job in jobs for each in [job, *descendants(job)]]:
             kill(pid)
 
+    def wait_for_node(self, node, state):
+        wait_until(f"{node} is {state}", lambda: f"State={state}" in self.run("scontrol", "--oneliner", "show", "node", node))
+
     def start(self, daemon):
         name, _, node = daemon.partition("-")
         self.run(name, *(["-N", node] if node else []))
@@ -274,7 +277,15 @@ class Project(unittest.TestCase):
         """Starts the program; its output goes to a file."""
         command = [ABLATE, "run", experiment, "--executor", "slurm", *arguments]
         with (self.folder / f"driver-{len(self.children)}.log").open("w") as log:
-            child = subprocess.Popen(command, cwd=self.folder, env=self.environ(), stdout=log, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environ(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A shell lets the processes that it starts in the background ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
         self.children.append(child)
         return child
 

@@ -69,9 +69,10 @@ impl Slurm {
             // The job's own devices are set by Slurm.
             name.to_str().is_some_and(|name| !name.starts_with("CUDA_VISIBLE") && !name.starts_with("NVIDIA_VISIBLE"))
         });
+        let modules = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_modules));
         let conf = std::env::var_os("SLURM_CONF").map(|path| (OsString::from("SLURM_CONF"), path));
         let all: Vec<(OsString, OsString)> =
-            own.chain(kept).chain(conf).filter(|(name, _)| names.insert(name.clone())).collect();
+            own.chain(kept).chain(modules).chain(conf).filter(|(name, _)| names.insert(name.clone())).collect();
         command::run(argv, &all, self.timeout)
     }
 
@@ -139,6 +140,13 @@ fn script(submission: &Submission<'_>) -> String {
         ]);
     }
     lines.join("\n") + "\n"
+}
+
+/// Whether `module` needs a variable: the function itself, which a job's shell does not define, and the state of Environment Modules
+/// or Lmod.
+fn is_of_modules(name: &str) -> bool {
+    ["BASH_FUNC_", "MODULE", "LMOD_", "LOADEDMODULES", "_LMFILES_"].iter().any(|prefix| name.starts_with(prefix))
+        || name == "BASH_ENV"
 }
 
 /// A text as one word of a shell.
