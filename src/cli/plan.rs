@@ -16,6 +16,7 @@ use super::session::{Need, Session};
 use super::shell::Shell;
 use super::time_estimates::{self, EarlierExperiments};
 use super::why::notes;
+use crate::stages::KINDS;
 use ablate_core::base::Hash;
 use ablate_core::stage::{ArtifactKind, Range, RequestEstimate};
 use ablate_engine::query::InstanceSummary;
@@ -202,6 +203,14 @@ fn plan_one(
     let to_run = selected.iter().filter(|id| !matches!(plan.get(**id).state, PlanState::Fresh));
     let to_run = to_run.map(|id| session.expansion.get(*id));
     let jobs: Vec<JobGroup> = cluster.as_deref().map(|cluster| job_groups(cluster, to_run)).unwrap_or_default();
+    if cluster.is_some() {
+        let stages = session.expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
+        for name in configuration.executor.slurm.unknown_names(KINDS, &stages) {
+            shell.status(&format!(
+                "note: the configuration of Slurm names `{name}`, which is no stage of this experiment"
+            ));
+        }
+    }
     if several {
         totals.add(&session, &chosen, dedup);
         totals.requests.merge(&requests.total);

@@ -4,7 +4,7 @@
 //! It stands in `.ablate.toml` in the working folder or the nearest folder above it, and in the user's
 //! `~/.config/ablate/config.toml`. A key of the project's file overrides the same key of the user's file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -167,6 +167,12 @@ pub struct JobResources {
 const TIME_AROUND_ATTEMPT: Duration = Duration::from_secs(300);
 
 impl SlurmTable {
+    /// The names in `local` and in the tables of stages that are no kind and none of these stages.
+    pub fn unknown_names(&self, registry: &Registry, stages: &BTreeSet<&str>) -> BTreeSet<String> {
+        let local = self.local.iter().filter(|name| registry.iter().all(|kind| kind.name != name.as_str()));
+        local.chain(self.stage.keys()).filter(|name| !stages.contains(name.as_str())).cloned().collect()
+    }
+
     /// The resources of a stage's job: those of `[executor.slurm.stage.NAME]`, else of the stage's `limits`, else of
     /// `[executor.slurm.kind.KIND]`, else of `[executor.slurm]`.
     pub fn resources(&self, stage: &str, kind: &str, limits: &Limits) -> JobResources {
@@ -324,6 +330,7 @@ mod tests {
         assert_eq!((resources.partition.as_deref(), resources.gpu, resources.nodes), (Some("main"), 0, 1));
         assert_eq!(resources.time, Some(Duration::from_secs(4 * 3600)));
         assert_eq!(resources.setup, ["module load cuda"]);
+        assert_eq!(slurm.unknown_names(&[], &BTreeSet::from(["sft"])), BTreeSet::from(["dpo".to_string()]));
     }
 
     #[test]
