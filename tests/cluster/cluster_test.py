@@ -44,6 +44,14 @@ class Results(Project):
         self.assertEqual(most, 3)
         self.assertEqual(ran(), self.expected_runs)
 
+    def test_stage_that_the_driver_runs(self):
+        ran = self.write_commands(numbers=2)
+        self.configure(local=["first"])
+        self.run_slurm("commands.toml")
+        self.assertEqual(ran(), self.expected_runs)
+        self.assertEqual(len(self.submissions()), 2)
+        self.check_results("commands.toml")
+
     def test_resources_of_a_kind_of_a_stage_and_of_limits(self):
         self.write_commands(numbers=1)
         experiment = self.folder / "commands.toml"
@@ -180,6 +188,11 @@ class Submission(Project):
             "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
         )
 
+    def test_machine_without_slurm(self):
+        self.write_commands(numbers=1)
+        self.environment["PATH"] = str(self.folder)
+        self.assertIn("Slurm is not installed", self.run_slurm("commands.toml", code=None))
+
     def check_refused(self, *expected):
         ran = self.write_commands(numbers=1)
         begun = time.monotonic()
@@ -280,6 +293,13 @@ class Failures(Project):
         self.assertIn("what went wrong", printed + self.ablate("logs", "one.toml", "one"))
         self.assertEqual(len(self.submissions()), 1)
 
+    def test_program_that_fails_once_is_tried_again(self):
+        self.write_program_stage(f"[ -e {self.folder}/failed ] || {{ echo > {self.folder}/failed; exit 3; }}; echo > out")
+        with (self.folder / "one.toml").open("a") as file:
+            file.write("limits = { retries = 1 }\n")
+        self.run_slurm("one.toml")
+        self.assertEqual(len(self.submissions()), 2)
+
     def test_job_that_is_killed_without_a_word(self):
         ran = self.write_commands(seconds=3, numbers=1)
         self.configure(setup=["[ -e killed ] || { touch killed; kill -9 $$; }"])
@@ -302,6 +322,14 @@ class Detached(Project):
         self.run_slurm("commands.toml")
         self.assertEqual(ran(), self.expected_runs)
         self.check_results("commands.toml")
+
+    def test_stage_that_only_the_driver_runs(self):
+        ran = self.write_commands(numbers=1)
+        self.configure(local=["middle"])
+        printed = self.run_slurm("commands.toml", "--detach", code=None)
+        self.assertIn("`middle@number=0` does not run as a job", printed)
+        self.assertIn("--until", printed)
+        self.assertEqual((self.jobs(), ran()), ([], []))
 
     def test_training_continues_after_its_time_limit(self):
         self.write("training.toml", TRAINING)
@@ -418,15 +446,32 @@ class Torchrun(Project):
 class Environment(Project):
     def test_variables_of_the_driver(self):
         ran = self.write_commands(numbers=1)
-        self.configure(setup=["env > environment"])
+        self.configure(setup=[f"env > {self.folder}/environment"])
         hidden = {"A_SECRET_TOKEN": "hunter2", "SLURM_MEM_PER_NODE": "7", "SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "5"}
         hidden |= {"SBATCH_PARTITION": "closed", "SBATCH_TIMELIMIT": "1", "SLURM_NTASKS": "9"}
         self.environment |= hidden
         self.run_slurm("commands.toml")
         self.assertEqual(ran(), self.expected_runs)
         self.assertNotIn("hunter2", (self.folder / "environment").read_text())
-        found = subprocess.run(["grep", "-rl", "hunter2", self.folder / "cache"], capture_output=True, text=True).stdout
-        self.assertEqual(found, "")
+        self.assertEqual(self.files_with("hunter2"), "")
+
+    def test_variable_that_a_program_declares(self):
+        experiment = """
+name = "one"
+
+[stage.one]
+kind    = "command"
+run     = "[ -n \\"$A_TOKEN\\" ] && echo > out"
+outputs = ["out"]
+env     = { pass = ["A_TOKEN"] }
+"""
+        self.write("one.toml", experiment)
+        self.environment |= {"A_TOKEN": "hunter2"}
+        self.run_slurm("one.toml")
+        self.assertEqual(self.files_with("hunter2"), "")
+
+    def files_with(self, text):
+        return subprocess.run(["grep", "-rl", text, self.folder / "cache"], capture_output=True, text=True).stdout
 
 
 class Daemons(Project):
