@@ -33,6 +33,15 @@ class Results(Project):
         self.assertEqual(len(self.submissions()), 3)
         self.check_results("commands.toml")
 
+    def test_folder_with_special_characters(self):
+        self.folder = self.folder / "50%j of 'all' & more"
+        self.folder.mkdir()
+        self.configure()
+        self.write("one.toml", 'name = "one"\n[stage.one]\nkind = "command"\nrun = "echo > out"\noutputs = ["out"]\n')
+        self.run_slurm("one.toml")
+        self.check_results("one.toml")
+        self.assertTrue((self.submissions()[0] / "0.out").exists())
+
     def test_no_more_jobs_than_allowed(self):
         ran = self.write_commands(numbers=12)
         self.configure(max_jobs=3)
