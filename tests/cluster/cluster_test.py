@@ -351,6 +351,15 @@ class Detached(Project):
         self.assertGreaterEqual(self.starts(), 6)
         self.check_results("training.toml")
 
+    def test_submitted_twice(self):
+        ran = self.write_commands(seconds=2)
+        for _ in range(2):
+            self.run_slurm("commands.toml", "--detach", code=75)
+        wait_until("all stages ran", lambda: ran() == self.expected_runs)
+        wait_until("no job is left", lambda: not self.jobs())
+        self.assertEqual(ran(), self.expected_runs)
+        self.check_results("commands.toml")
+
     def test_failure_cancels_what_needs_it(self):
         ran = self.write_commands()
         experiment = self.folder / "commands.toml"
