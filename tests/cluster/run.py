@@ -1,4 +1,4 @@
-"""Runs the tests of cluster_test.py, each in a process of its own, several at the same time: run.py [NAME...]
+"""Runs the tests of this folder, each in a process of its own, several at the same time: run.py [NAME...]
 
 A name selects the tests that contain it. Tests of one class that have the cluster `daemons` run one after another.
 """
