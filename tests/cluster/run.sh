@@ -14,6 +14,8 @@ mkdir -p "$CLUSTER_WORK"
 
 stop() { for name in jobs daemons; do tests/cluster/down.sh "$CLUSTER_WORK/$name"; done; }
 trap stop EXIT
-tests/cluster/up.sh "$CLUSTER_WORK/jobs" 26700
-tests/cluster/up.sh "$CLUSTER_WORK/daemons" 26720
+# Ports of this checkout, so that two on one machine do not meet.
+port=$((20000 + $(printf %s "$CLUSTER_WORK" | cksum | cut -d' ' -f1) % 250 * 40))
+tests/cluster/up.sh "$CLUSTER_WORK/jobs" $port
+tests/cluster/up.sh "$CLUSTER_WORK/daemons" $((port + 20))
 python3 tests/cluster/run.py "$@"

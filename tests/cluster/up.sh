@@ -34,6 +34,11 @@ if ! command -v slurmctld >/dev/null || ! command -v slurmd >/dev/null || ! comm
     apt-get install -y -qq --no-install-recommends munge slurm-wlm > "$folder/apt.log" 2>&1 || { tail "$folder/apt.log" >&2; exit 1; }
 fi
 
+# Commands would reach the other cluster, and its down.sh would cancel our jobs.
+if ! alive "$folder/pid/slurmctld" && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    fail "port $port is in use"
+fi
+
 # A socket's path has at most 107 bytes, and munged wants a folder that only root can write to.
 sockets=/run/ablate-cluster-$port
 mkdir -p "$folder"/{etc,log,pid,state,munge} "$sockets/spool"
