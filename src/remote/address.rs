@@ -101,7 +101,9 @@ mod tests {
     #[test]
     fn other_addresses_are_refused() {
         let error = |text: &str| text.parse::<Address>().unwrap_err().to_string();
-        for text in ["", "share", "data/prefix", "../share", "/mnt/../x", "s3:/data", "file://share/x", "s3://a", "s3://"] {
+        for text in
+            ["", "share", "data/prefix", "../share", "/mnt/../x", "s3:/data", "file://share/x", "s3://a", "s3://"]
+        {
             assert!(!error(text).is_empty(), "{text}");
         }
         for text in ["s3://data//x", "s3://data/../x", "s3://data/a*b", "s3://DATA!"] {

@@ -70,8 +70,12 @@ impl Environment {
         let layers = [credentials.get(profile), in_config];
         let from_files = |key: &str| layers.iter().flatten().find_map(|layer| layer.get(key)).map(String::as_str);
         if self.get("AWS_PROFILE").is_some() && layers.iter().all(Option::is_none) {
-            let names = config.keys().map(|name| name.trim_start_matches("profile ")).chain(credentials.keys().map(String::as_str));
-            let near = nearest(profile, names).map(|near| format!("\nhelp: a profile of a similar name exists: `{near}`"));
+            let names = config
+                .keys()
+                .map(|name| name.trim_start_matches("profile "))
+                .chain(credentials.keys().map(String::as_str));
+            let near =
+                nearest(profile, names).map(|near| format!("\nhelp: a profile of a similar name exists: `{near}`"));
             bail!(
                 "the profile `{profile}` of the environment variable `AWS_PROFILE` is not in the files of AWS{}",
                 near.unwrap_or_default()
@@ -164,9 +168,17 @@ mod tests {
     #[test]
     fn environment_precedes_files() {
         let home = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| files::write_atomic(&home.path().join(".aws").join(name), text.as_bytes()).unwrap();
-        write("credentials", "# mine\n[default]\naws_access_key_id = A1\naws_secret_access_key=s1\n[ lab ]\naws_access_key_id=A2\naws_secret_access_key=s2\naws_session_token=t2\n");
-        write("config", "[default]\nregion = eu-west-1\ns3 =\n  max_concurrent_requests = 20\n[profile lab]\nregion=eu-north-1\nendpoint_url = http://lab:9000/\n[profile sso]\nsso_session = x\n");
+        let write = |name: &str, text: &str| {
+            files::write_atomic(&home.path().join(".aws").join(name), text.as_bytes()).unwrap()
+        };
+        write(
+            "credentials",
+            "# mine\n[default]\naws_access_key_id = A1\naws_secret_access_key=s1\n[ lab ]\naws_access_key_id=A2\naws_secret_access_key=s2\naws_session_token=t2\n",
+        );
+        write(
+            "config",
+            "[default]\nregion = eu-west-1\ns3 =\n  max_concurrent_requests = 20\n[profile lab]\nregion=eu-north-1\nendpoint_url = http://lab:9000/\n[profile sso]\nsso_session = x\n",
+        );
         let folder = home.path().display().to_string();
         let base = [("HOME", folder.as_str())];
         let show = |more: &[(&str, &str)]| {

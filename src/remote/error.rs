@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 /// The user stopped the command.
 #[derive(Debug)]
-pub struct Stopped;
+pub(crate) struct Stopped;
 
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,6 +20,27 @@ impl StdError for Stopped {}
 /// Whether an error says that the user stopped the command.
 pub fn is_stopped(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Stopped>())
+}
+
+/// The server did not answer.
+#[derive(Debug)]
+pub(crate) struct Unreachable(pub(crate) String);
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the server cannot be reached: {}\nhelp: check the network and `AWS_ENDPOINT_URL`, and run the same command again: it continues",
+            self.0
+        )
+    }
+}
+
+impl StdError for Unreachable {}
+
+/// Whether an error says that the server did not answer.
+pub fn is_unreachable(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Unreachable>())
 }
 
 /// Answers of S3 servers by their codes, with what to do.
@@ -35,44 +56,50 @@ const CODES: &[(&str, &str)] = &[
     ("RequestTimeTooSkewed", "the clock of this machine differs from that of the server\nhelp: set the clock"),
     ("AuthorizationHeaderMalformed", "the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket"),
     ("PermanentRedirect", "the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket"),
-    ("IllegalLocationConstraintException", "the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket"),
+    (
+        "IllegalLocationConstraintException",
+        "the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket",
+    ),
     ("QuotaExceeded", "the quota of the bucket is used up\nhelp: `ablate gc --remote` removes what nothing needs"),
-    ("AccessDenied", "the credentials do not permit this\nhelp: they need to list the bucket, and to read, write and delete its objects"),
+    ("AccessDenied", ACCESS_DENIED),
 ];
+
+const ACCESS_DENIED: &str =
+    "the credentials do not permit this\nhelp: they need to list the bucket, and to read, write and delete its objects";
 
 /// Describes a failed request. `doing` says what failed.
 pub(crate) fn explain(doing: &str, error: &object_store::Error) -> anyhow::Error {
-    anyhow!("{}", cause(error)).context(doing.to_string())
+    cause(error).context(doing.to_string())
 }
 
-fn cause(error: &object_store::Error) -> String {
+fn cause(error: &object_store::Error) -> anyhow::Error {
     let mut causes = vec![error.to_string()];
     let mut next = error.source();
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<std::io::Error>()
             && io.kind() == std::io::ErrorKind::StorageFull
         {
-            return "the disk of the shared folder is full".to_string();
+            return anyhow!("the disk of the shared folder is full");
         }
         causes.push(cause.to_string());
         next = cause.source();
     }
     let text = causes.join("\n");
     if let Some((_, message)) = CODES.iter().find(|(code, _)| text.contains(&format!("<Code>{code}</Code>"))) {
-        return (*message).to_string();
+        return anyhow!("{message}");
     }
     if text.contains("without LOCATION") {
-        return "the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket".to_string();
+        return anyhow!("the bucket is in another region\nhelp: set `AWS_REGION` to that of the bucket");
     }
     if matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) {
-        return CODES.iter().rfind(|(code, _)| *code == "AccessDenied").map_or_else(String::new, |code| code.1.to_string());
+        return anyhow!("{ACCESS_DENIED}");
     }
     let network = ["error sending request", "Connect", "timed out", "dns error", "connection"];
     // The last cause names the system's error. It has no headers and no body, and so no credentials.
     let last = causes.last().map_or("", |last| last.lines().next().unwrap_or_default());
     let last: String = last.chars().take(300).collect();
     if network.iter().any(|word| text.contains(word)) {
-        return format!("the server cannot be reached: {last}\nhelp: check the network and `AWS_ENDPOINT_URL`, and run the same command again: it continues");
+        return Unreachable(last).into();
     }
-    last
+    anyhow!("{last}")
 }

@@ -73,7 +73,11 @@ impl Remote {
         for output in records.iter().flat_map(|record| record.outputs.values()) {
             artifacts.insert(output.hash, output.clone());
         }
-        let packs: BTreeSet<Hash> = records.iter().flat_map(|record| record.outputs.values()).flat_map(|output| output.images.iter().copied()).collect();
+        let packs: BTreeSet<Hash> = records
+            .iter()
+            .flat_map(|record| record.outputs.values())
+            .flat_map(|output| output.images.iter().copied())
+            .collect();
         let packs: Vec<Hash> = packs.into_iter().filter(|pack| !artifacts.contains_key(pack)).collect();
         for (pack, size) in packs.iter().zip(map(&packs, TRANSFERS, |pack| self.pack_size(store, *pack))) {
             match size {

@@ -168,7 +168,9 @@ impl Remote {
         let outputs: BTreeMap<Hash, bool> =
             found.iter().flat_map(|record| record.outputs.values()).map(|output| (output.hash, output.tree)).collect();
         let mut needed: BTreeSet<Hash> = outputs.keys().copied().collect();
-        needed.extend(found.iter().flat_map(|record| record.outputs.values()).flat_map(|output| output.images.iter().copied()));
+        needed.extend(
+            found.iter().flat_map(|record| record.outputs.values()).flat_map(|output| output.images.iter().copied()),
+        );
         let trees: Vec<Hash> = outputs.into_iter().filter_map(|(hash, tree)| tree.then_some(hash)).collect();
         let manifests = try_map(&trees, TRANSFERS, |tree| self.get(&object_name(*tree)))?;
         for (tree, manifest) in trees.iter().zip(manifests) {

@@ -40,7 +40,7 @@ use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::Semaphore;
 
 pub use address::Address;
-pub use error::is_stopped;
+pub use error::{is_stopped, is_unreachable};
 pub use fetch::Found;
 pub use gc::{GcReport, GcRules};
 pub use meter::Meter;
@@ -50,7 +50,7 @@ pub use roots::Root;
 use ablate_core::base::Hash;
 use backend::Backend;
 use conditional::Conditional;
-use error::explain;
+use error::{Unreachable, explain};
 use layout::{FORMAT, FORMAT_NAME, OBJECTS, PROBES, RECORDS, ROOTS};
 
 /// How long `gc` keeps what no root names, unless it is told otherwise. A push renews what is older than half of it.
@@ -127,9 +127,8 @@ impl Remote {
             };
             tokio::time::timeout(FIRST_ANSWER, get).await
         })?;
-        let answer = first.ok().with_context(|| {
-            format!("{doing}: the server does not answer\nhelp: check the network and `AWS_ENDPOINT_URL`")
-        })?;
+        let late = || anyhow::Error::from(Unreachable("it does not answer".to_string())).context(doing.clone());
+        let answer = first.map_err(|_| late())?;
         match answer {
             Ok(bytes) if bytes.trim_ascii_end() == FORMAT.as_bytes() => Ok(()),
             Ok(bytes) => {

@@ -35,8 +35,16 @@ pub struct PushReport {
 impl PushReport {
     /// Adds another push.
     pub fn add(&mut self, other: PushReport) {
-        let PushReport { records, records_there, records_different, objects, bytes, objects_there, bytes_there, renewed } =
-            other;
+        let PushReport {
+            records,
+            records_there,
+            records_different,
+            objects,
+            bytes,
+            objects_there,
+            bytes_there,
+            renewed,
+        } = other;
         self.records += records;
         self.records_there += records_there;
         self.records_different.extend(records_different);
@@ -45,6 +53,23 @@ impl PushReport {
         self.objects_there += objects_there;
         self.bytes_there += bytes_there;
         self.renewed += renewed;
+    }
+}
+
+impl PushReport {
+    /// Adds a push of the same and further results, which finds there what this one has sent.
+    pub fn add_rest(&mut self, rest: PushReport) {
+        let first = std::mem::take(self);
+        *self = PushReport {
+            records: first.records + rest.records,
+            records_there: rest.records_there.saturating_sub(first.records),
+            records_different: rest.records_different,
+            objects: first.objects + rest.objects,
+            bytes: first.bytes + rest.bytes,
+            objects_there: rest.objects_there.saturating_sub(first.objects),
+            bytes_there: rest.bytes_there.saturating_sub(first.bytes),
+            renewed: first.renewed + rest.renewed,
+        };
     }
 }
 

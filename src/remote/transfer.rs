@@ -44,7 +44,11 @@ pub(crate) struct Damaged(pub(crate) String);
 
 impl std::fmt::Display for Damaged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the object `{}` of the remote is damaged: {}", self.0, "its content does not match its name. It was not used")
+        write!(
+            f,
+            "the object `{}` of the remote is damaged: {}",
+            self.0, "its content does not match its name. It was not used"
+        )
     }
 }
 
@@ -213,28 +217,29 @@ impl Remote {
         let object = self.backend.path(&name);
         let mut file = files::append(path)?;
         let starts: Vec<u64> = (0..(size - from).div_ceil(PART)).map(|part| from + part * PART).collect();
-        self.backend.wait(async {
-            let get = |start: u64| {
-                let object = &object;
-                async move {
-                    let _permit = self.in_flight.acquire().await?;
-                    let range = start..size.min(start + PART);
-                    // A shorter object is noticed by its hash.
-                    anyhow::Ok(self.backend.objects.get_range(object, range).await?)
+        self.backend
+            .wait(async {
+                let get = |start: u64| {
+                    let object = &object;
+                    async move {
+                        let _permit = self.in_flight.acquire().await?;
+                        let range = start..size.min(start + PART);
+                        // A shorter object is noticed by its hash.
+                        anyhow::Ok(self.backend.objects.get_range(object, range).await?)
+                    }
+                };
+                let mut parts = stream::iter(starts).map(get).buffered(PARTS_IN_FLIGHT);
+                while let Some(bytes) = parts.try_next().await? {
+                    file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+                    self.meter.add(bytes.len() as u64);
                 }
-            };
-            let mut parts = stream::iter(starts).map(get).buffered(PARTS_IN_FLIGHT);
-            while let Some(bytes) = parts.try_next().await? {
-                file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
-                self.meter.add(bytes.len() as u64);
-            }
-            anyhow::Ok(())
-        })?
-        .map_err(|error| match error.downcast_ref::<Error>() {
-            Some(Error::NotFound { .. }) => self.missing(hash),
-            Some(error) => explain(&format!("cannot download `{name}` from {}", self.address), error),
-            None => error,
-        })
+                anyhow::Ok(())
+            })?
+            .map_err(|error| match error.downcast_ref::<Error>() {
+                Some(Error::NotFound { .. }) => self.missing(hash),
+                Some(error) => explain(&format!("cannot download `{name}` from {}", self.address), error),
+                None => error,
+            })
     }
 
     pub(crate) fn missing(&self, hash: Hash) -> anyhow::Error {

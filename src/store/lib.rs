@@ -274,7 +274,8 @@ pub fn file_name(name: &str) -> String {
 
 /// Private folders with texts of experiments, programs and endpoints. `objects` is not private: the umask decides who
 /// can read outputs.
-const PRIVATE: &[&str] = &["derived", "experiments", "jobs", "locks", "pins", "quarantine", "replies", "runs", "transfers", "work"];
+const PRIVATE: &[&str] =
+    &["derived", "experiments", "jobs", "locks", "pins", "quarantine", "replies", "runs", "transfers", "work"];
 
 fn make_private_folders(root: &Path) -> Result<()> {
     PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))

@@ -151,8 +151,7 @@ impl Store {
         let executable = executable_counts(path, kind)?;
         let size = modes::seal(path, sealed_time(), executable)?;
         let bytes = Hash::of_file(path)?;
-        let artifact =
-            Artifact { kind, hash: file_identity(bytes, executable), tree: false, size, images: Vec::new() };
+        let artifact = Artifact { kind, hash: file_identity(bytes, executable), tree: false, size, images: Vec::new() };
         self.place_file(path, &artifact, bytes, executable)?;
         Ok(artifact)
     }
