@@ -32,7 +32,10 @@ fn project() -> Project {
 fn shared_study(projects: &[&Project]) {
     for project in projects {
         // `$RAN` has the path of its project, so the command would have another identity in each.
-        project.write("study.toml", STUDY.replace("$RAN first; ", "").replace("$RAN second; ", "").replace("$RAN other; ", ""));
+        project.write(
+            "study.toml",
+            STUDY.replace("$RAN first; ", "").replace("$RAN second; ", "").replace("$RAN other; ", ""),
+        );
     }
 }
 
@@ -137,7 +140,8 @@ fn two_stores_push_at_the_same_time() {
     for project in [&a, &b] {
         project.ok(&["run", "study.toml"]);
     }
-    let mut children: Vec<_> = [&a, &b, &a, &b].map(|one| one.start(&["push", "study.toml", "--remote", &address])).into();
+    let mut children: Vec<_> =
+        [&a, &b, &a, &b].map(|one| one.start(&["push", "study.toml", "--remote", &address])).into();
     assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
     c.ok(&["pull", "study.toml", "--remote", &address]);
     assert_contains(&c.ok(&["plan", "study.toml"]).stdout, &["3 fresh"]);
@@ -165,7 +169,11 @@ fn gc_of_a_remote_keeps_roots_and_what_is_young() {
 #[test]
 fn wrong_addresses_are_refused_before_anything_runs() {
     let ((share, address), a) = (share(), project());
-    a.fails(2, &["push", "study.toml"]).stderr_has(&["there is no remote", "--remote s3://bucket/prefix", ".ablate.toml"]);
+    a.fails(2, &["push", "study.toml"]).stderr_has(&[
+        "there is no remote",
+        "--remote s3://bucket/prefix",
+        ".ablate.toml",
+    ]);
     a.fails(2, &["pull", "study.toml", "--remote", &address]).stderr_has(&["there is no remote at"]);
     let run = |address: &str| a.fails(2, &["run", "study.toml", "--remote", address]).stderr;
     assert_contains(&run("gs://bucket"), &["`gs://`", "s3://bucket/prefix"]);

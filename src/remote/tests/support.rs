@@ -159,7 +159,9 @@ impl MultipartStore for Server {
             return Err(cut());
         }
         self.parts_sent.fetch_add(1, Ordering::Relaxed);
-        self.memory.put_part(path, id, part, data).await
+        // As S3 answers for an upload that it does not have.
+        let lost = |error: Error| Error::NotFound { path: path.to_string(), source: Box::new(error) };
+        self.memory.put_part(path, id, part, data).await.map_err(lost)
     }
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
