@@ -103,6 +103,7 @@ pub fn run(
     // Shows other processes that the run is alive. The system frees the lock however this process ends.
     // Another process that looks whether the run is alive may hold it for a moment.
     let alive = Lock::take_within(&alive_path(&folder), 50, Duration::from_millis(10))?;
+    let adds = !options.overrides.is_empty();
     if options.detach
         && let Some(cluster) = &options.cluster
     {
@@ -110,7 +111,7 @@ pub fn run(
         let mut journal = Journal::new(store, &experiment, observer, &folder, plan_options.links.as_deref());
         report.instances = submit_and_leave(expansion, &plan, &selected, &context, &mut journal)?;
         journal.flush();
-        note_experiment(&experiment, expansion, store, options)?;
+        note_experiment(&experiment, expansion, store, adds, options.out.as_deref())?;
         report.seconds = begun.elapsed().as_secs_f64();
         report.ended = true;
         report.phase = report.end();
@@ -124,7 +125,6 @@ pub fn run(
         let links = plan_options.links.as_deref().map(OutputLinks::new);
         NoopCache::write(store, name, expansion, links.as_ref(), scheduler.fresh());
     }
-    let adds = !options.overrides.is_empty();
     if let Err(error) = note_experiment(&experiment, expansion, store, adds, options.out.as_deref()) {
         tracing::warn!("the instances of the experiment could not be noted: {error:#}");
     }
