@@ -17,7 +17,7 @@ use super::shell::Shell;
 use ablate_core::base::Hash;
 use ablate_engine::{Lookup, PlanState, SharedResults};
 use ablate_experiment::Configuration;
-use ablate_remote::{Address, Found, Meter, PushReport, Remote, Root, is_unreachable};
+use ablate_remote::{Address, Found, Meter, PushReport, Remote, Root, is_no_remote, is_unreachable};
 use ablate_store::{StageRecord, Store, host};
 
 /// The environment variable with the address of the remote.
@@ -69,7 +69,8 @@ pub(super) fn required_address(option: Option<&str>, configuration: &Configurati
     }
 }
 
-/// Opens a remote that the command can do without: one that does not answer is a warning.
+/// Opens a remote that the command can do without: one that does not answer is a warning. Without `create`, one that does not exist
+/// yet has no results.
 pub(super) fn open_if_reachable(
     shell: Shell,
     address: &Address,
@@ -82,6 +83,7 @@ pub(super) fn open_if_reachable(
             shell.warning(&format!("the remote is not used: {error:#}"));
             Ok(None)
         }
+        Err(error) if is_no_remote(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

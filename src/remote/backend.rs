@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::address::Address;
 use super::credentials::{Environment, S3Settings};
-use super::error::Stopped;
+use super::error::{NoRemote, Stopped};
 use ablate_core::base::files;
 
 /// A failed request is sent again for this long.
@@ -50,7 +50,8 @@ impl Backend {
                 let settings = Environment::of_process().s3_settings()?;
                 let endpoint = settings.endpoint.as_deref().unwrap_or("aws");
                 let server = format!("{endpoint} {} {bucket}", settings.region);
-                let patient = Arc::new(s3(&settings, bucket, 10)?);
+                // Until the retry time is over.
+                let patient = Arc::new(s3(&settings, bucket, usize::MAX)?);
                 let impatient = Arc::new(s3(&settings, bucket, 2)?);
                 Backend::new(patient.clone(), impatient, Some(patient), prefix, server, stop)
             }
@@ -66,7 +67,7 @@ impl Backend {
                     files::create_dir(path)?;
                 }
                 if !path.is_dir() {
-                    bail!("there is no remote at `{}`\nhelp: `ablate push` creates one", path.display());
+                    return Err(NoRemote(path.display().to_string()).into());
                 }
                 let folder = LocalFileSystem::new_with_prefix(path)
                     .with_context(|| format!("cannot use the folder `{}`", path.display()))?

@@ -43,6 +43,23 @@ pub fn is_unreachable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Unreachable>())
 }
 
+/// The place is empty: no remote was made there yet.
+#[derive(Debug)]
+pub(crate) struct NoRemote(pub(crate) String);
+
+impl fmt::Display for NoRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no remote at {}\nhelp: `ablate push` creates one", self.0)
+    }
+}
+
+impl StdError for NoRemote {}
+
+/// Whether an error says that no remote was made at the address yet.
+pub fn is_no_remote(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<NoRemote>())
+}
+
 /// Answers of S3 servers by their codes, with what to do.
 const CODES: &[(&str, &str)] = &[
     ("NoSuchBucket", "the bucket does not exist\nhelp: create it, or correct the address and `AWS_ENDPOINT_URL`"),

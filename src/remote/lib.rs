@@ -40,7 +40,7 @@ use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::Semaphore;
 
 pub use address::Address;
-pub use error::{is_stopped, is_unreachable};
+pub use error::{is_no_remote, is_stopped, is_unreachable};
 pub use fetch::Found;
 pub use gc::{GcReport, GcRules};
 pub use meter::Meter;
@@ -50,7 +50,7 @@ pub use roots::Root;
 use ablate_core::base::Hash;
 use backend::Backend;
 use conditional::Conditional;
-use error::{Unreachable, explain};
+use error::{NoRemote, Unreachable, explain};
 use layout::{FORMAT, FORMAT_NAME, OBJECTS, PROBES, RECORDS, ROOTS};
 
 /// How long `gc` keeps what no root names, unless it is told otherwise. A push renews what is older than half of it.
@@ -153,7 +153,7 @@ impl Remote {
                     );
                 }
                 if !create {
-                    bail!("there is no remote at {address}\nhelp: `ablate push` creates one");
+                    return Err(NoRemote(address.to_string()).into());
                 }
                 self.put(FORMAT_NAME, format!("{FORMAT}\n").into_bytes())
             }

@@ -195,6 +195,8 @@ fn the_remote_of_the_configuration_is_used_unless_it_is_switched_off() {
     for project in [&a, &b] {
         project.write(".ablate.toml", format!("[remote]\nurl = \"{address}\"\n"));
     }
+    // Before the first push there is nothing to fetch.
+    a.ok(&["plan", "study.toml"]);
     a.ok(&["run", "study.toml"]).stderr_has(&["sent 3 results"]);
     let plan = b.ok(&["plan", "study.toml", "--no-remote"]).stdout;
     assert!(!plan.contains("would fetch"), "{plan}");

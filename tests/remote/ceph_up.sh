@@ -125,7 +125,8 @@ start_monitor() {
 start_storage() {
     if [ ! -e "$root/osd/ready" ]; then
         cat /proc/sys/kernel/random/uuid > "$root/osd-uuid"
-        ceph -c "$CEPH_CONF" osd new "$(cat "$root/osd-uuid")" > /dev/null
+        # A monitor that has just started may refuse commands ('EPERM').
+        wait_for 30 "the monitor" ceph -c "$CEPH_CONF" osd new "$(cat "$root/osd-uuid")"
         ceph-osd -c "$CEPH_CONF" -i 0 --mkfs --osd-uuid "$(cat "$root/osd-uuid")" > "$root/log/osd-mkfs.out" 2>&1
         ceph -c "$CEPH_CONF" osd crush add osd.0 1.0 root=default host=localhost > /dev/null 2>&1
     fi
