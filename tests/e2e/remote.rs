@@ -83,7 +83,12 @@ fn the_default_experiment_in_miniature_moves_to_another_machine() {
     assert_eq!((&pulled["missing"], &pulled["failed"]), (&serde_json::json!([]), &serde_json::json!([])));
     assert_contains(&b.ok(&["plan", "smoke.toml"]).stdout, &["0 must run, 0 may run"]);
     b.ok(&["run", "smoke.toml"]);
-    assert_eq!(a.outputs("smoke").keys().collect::<Vec<_>>(), b.outputs("smoke").keys().collect::<Vec<_>>());
+    // The report is written by a run in which a stage ran.
+    let (made, moved) = (a.outputs("smoke"), b.outputs("smoke"));
+    let outputs = made.iter().filter(|(name, _)| name.contains('@') && !name.starts_with("tensorboard/"));
+    let lost: Vec<&String> =
+        outputs.filter(|(name, bytes)| moved.get(*name) != Some(bytes)).map(|(name, _)| name).collect();
+    assert!(lost.is_empty() && moved.len() > 100, "{lost:?}");
     b.assert_store_is_valid();
 }
 
