@@ -76,10 +76,8 @@ pub fn find_shared(
             if !instance.inputs.iter().all(|input| is_known(&input.upstream, &records)) {
                 return true;
             }
-            let identity = match force.contains(id) {
-                true => None,
-                false => hash_inputs(instance, store, &mut external, &|index| records[index].as_ref()).ok(),
-            };
+            let inputs = hash_inputs(instance, store, &mut external, &|index| records[index].as_ref());
+            let identity = inputs.ok().filter(|_| !force.contains(id));
             match identity {
                 Some(inputs) => wave.push((*id, Identity::new(instance, inputs))),
                 None => result.missing.push(*id),

@@ -94,7 +94,7 @@ impl Backend {
 
     /// The full name of an object at the remote.
     pub(crate) fn path(&self, name: &str) -> Path {
-        Path::from_iter(self.prefix.split('/').chain(name.split('/')).filter(|part| !part.is_empty()))
+        self.prefix.split('/').chain(name.split('/')).filter(|part| !part.is_empty()).collect()
     }
 
     /// The name of an object without the prefix of the remote; `None` if it is outside.

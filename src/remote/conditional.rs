@@ -43,14 +43,13 @@ impl Remote {
         }
         let cached = format!("remote-conditional-{}", self.server_hash().short());
         let known = store.read_cached(&cached).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let found = match known {
-            Some(known) => known,
-            None => {
-                let found = self.probe_conditional()?;
-                store.write_cached(&cached, &serde_json::to_vec(&found)?);
-                tracing::debug!(remote = %self.address, ?found, "conditional put");
-                found
-            }
+        let found = if let Some(known) = known {
+            known
+        } else {
+            let found = self.probe_conditional()?;
+            store.write_cached(&cached, &serde_json::to_vec(&found)?);
+            tracing::debug!(remote = %self.address, ?found, "conditional put");
+            found
         };
         Ok(*self.conditional.get_or_init(|| found))
     }

@@ -19,7 +19,7 @@ impl StdError for Stopped {}
 
 /// Whether an error says that the user stopped the command.
 pub fn is_stopped(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Stopped>())
+    error.chain().any(<dyn StdError>::is::<Stopped>)
 }
 
 /// The server did not answer.
@@ -40,7 +40,7 @@ impl StdError for Unreachable {}
 
 /// Whether an error says that the server did not answer.
 pub fn is_unreachable(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Unreachable>())
+    error.chain().any(<dyn StdError>::is::<Unreachable>)
 }
 
 /// The place is empty: no remote was made there yet.
@@ -57,7 +57,7 @@ impl StdError for NoRemote {}
 
 /// Whether an error says that no remote was made at the address yet.
 pub fn is_no_remote(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<NoRemote>())
+    error.chain().any(<dyn StdError>::is::<NoRemote>)
 }
 
 /// Answers of S3 servers by their codes, with what to do.

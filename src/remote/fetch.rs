@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use super::error::{Stopped, is_stopped};
 use super::layout::{object_name, record_name};
 use super::parallel::{map, try_map};
+use super::transfer::missing;
 use super::{Remote, TRANSFERS};
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::Artifact;
@@ -155,7 +156,7 @@ impl Remote {
         if let Ok(found) = std::fs::metadata(store.object_path(pack)) {
             return Ok(found.len());
         }
-        Ok(self.head(&object_name(pack))?.ok_or_else(|| self.missing(pack))?.size)
+        Ok(self.head(&object_name(pack))?.ok_or_else(|| missing(pack))?.size)
     }
 
     /// The objects of an artifact. Downloads the manifest of a tree.
@@ -181,11 +182,9 @@ impl Remote {
 /// Moves the received files of an artifact into the store.
 fn place(store: &Store, wanted: &Wanted, received: &mut BTreeMap<Hash, ReceivedFile>) -> Result<()> {
     let Wanted { artifact, tree, .. } = wanted;
-    match tree {
-        Some(tree) => store.receive_tree(tree, received, artifact),
-        None => {
-            let file = received.get_mut(&artifact.hash).context("BUG: a file was not received")?;
-            store.receive_file(file, artifact)
-        }
+    if let Some(tree) = tree {
+        return store.receive_tree(tree, received, artifact);
     }
+    let file = received.get_mut(&artifact.hash).context("BUG: a file was not received")?;
+    store.receive_file(file, artifact)
 }

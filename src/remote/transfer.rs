@@ -46,8 +46,8 @@ impl std::fmt::Display for Damaged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "the object `{}` of the remote is damaged: {}",
-            self.0, "its content does not match its name. It was not used"
+            "the object `{}` of the remote is damaged: its content does not match its name. It was not used",
+            self.0
         )
     }
 }
@@ -188,7 +188,7 @@ impl Remote {
         let path = store.transfers_path().join(format!("{hash}.part"));
         let size = match size {
             Some(size) => size,
-            None => self.head(&object_name(hash))?.ok_or_else(|| self.missing(hash))?.size,
+            None => self.head(&object_name(hash))?.ok_or_else(|| missing(hash))?.size,
         };
         for attempt in 0..2 {
             let from = std::fs::metadata(&path).map_or(0, |found| found.len());
@@ -236,14 +236,10 @@ impl Remote {
                 anyhow::Ok(())
             })?
             .map_err(|error| match error.downcast_ref::<Error>() {
-                Some(Error::NotFound { .. }) => self.missing(hash),
+                Some(Error::NotFound { .. }) => missing(hash),
                 Some(error) => explain(&format!("cannot download `{name}` from {}", self.address), error),
                 None => error,
             })
-    }
-
-    pub(crate) fn missing(&self, hash: Hash) -> anyhow::Error {
-        anyhow!("the object `{}` is not at the remote, although a result names it", object_name(hash))
     }
 
     /// Waits for the lock of an object's transfer.
@@ -258,6 +254,11 @@ impl Remote {
             std::thread::sleep(LOCK_PAUSE);
         }
     }
+}
+
+/// The error about an object that is not there.
+pub(crate) fn missing(hash: Hash) -> anyhow::Error {
+    anyhow!("the object `{}` is not at the remote, although a result names it", object_name(hash))
 }
 
 enum PartError {
