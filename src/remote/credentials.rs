@@ -169,7 +169,7 @@ mod tests {
     fn environment_precedes_files() {
         let home = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
-            files::write_atomic(&home.path().join(".aws").join(name), text.as_bytes()).unwrap()
+            files::write_atomic(&home.path().join(".aws").join(name), text.as_bytes()).unwrap();
         };
         write(
             "credentials",
