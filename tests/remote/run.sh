@@ -102,13 +102,13 @@ kill_when() {
     wait $pid 2> /dev/null || true
 }
 
-# The number of parts that the interrupted upload of store `a` has sent.
+# The number of parts that the interrupted upload of store `a` has sent: the others are `null` in its state.
 parts_sent() {
-    python3 -c 'import glob, json, sys
-files = glob.glob(sys.argv[1] + "/*.upload")
-print(sum(part is not None for part in json.load(open(files[0]))["parts"]) if files else 0)' "$work/a/cache/transfers"
+    local missing
+    missing=$(cat "$work"/a/cache/transfers/*.upload 2> /dev/null | grep -o null | wc -l)
+    [ "$missing" = 0 ] && echo 0 || echo $((19 - missing))
 }
-some_parts_sent() { [ "$(parts_sent)" -ge 3 ]; }
+some_parts_sent() { [ "$(parts_sent)" -ge 2 ]; }
 
 # The bytes that the interrupted download of store `b` has received.
 bytes_received() { cat "$work"/b/cache/transfers/*.part 2> /dev/null | wc -c; }
