@@ -69,6 +69,11 @@ test-packages:
 test-tools:
     bash tests/tools/run.sh
 
+# Shares results through Ceph's S3 gateway (needs root for Debian's packages, python3 and PyPI).
+test-remote:
+    cargo build --release
+    bash tests/remote/run.sh target/release/ablate
+
 # Opens the pages of reports in headless Chromium (needs node 20 and npm; installs Debian's Chromium if there is none).
 test-browser:
     cargo build --release
@@ -104,6 +109,11 @@ bench-serve *args:
 bench-cluster *args:
     cargo build --profile dist
     python3 benches/cluster.py target/dist/ablate {{args}}
+
+# 2 GiB to and from S3 compared with the AWS command line (needs root for Debian's packages, python3 and PyPI).
+bench-remote *args:
+    cargo build --profile dist
+    python3 benches/remote.py target/dist/ablate {{args}}
 
 # Training and rollouts compared with PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:

@@ -19,6 +19,8 @@ use super::man::ManArgs;
 use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
+use super::pull::PullArgs;
+use super::push::PushArgs;
 use super::report::ReportArgs;
 use super::results::ResultsArgs;
 use super::retry::RetryArgs;
@@ -179,7 +181,8 @@ Examples:
   ablate plan exp.toml --all               fresh stages too
   ablate plan studies/*.toml               several experiments, and what they share
   ablate plan exp.toml --explain           every change with its line, old and new value
-  ablate plan exp.toml --json | jq .must_run")]
+  ablate plan exp.toml --json | jq .must_run
+  ablate plan exp.toml --remote s3://lab/ablate    how many results would be fetched instead of run")]
     Plan(PlanArgs),
     /// Run the stages that are not fresh, then print the reports.
     #[command(after_help = "\
@@ -190,6 +193,7 @@ Examples:
   ablate run studies/*.toml                several experiments; equal stages run once
   ablate run exp.toml --force rollouts     run this stage again although it is fresh
   ablate run exp.toml --jobs 1 --fail-fast one stage at a time, stop at the first failure
+  ablate run exp.toml --remote s3://lab/ablate     fetch results of other machines instead of running, and send new ones
   ablate run exp.toml --detach             do not wait for batches of requests; run the same command again later
   ablate run exp.toml --executor slurm     stages are jobs of a Slurm cluster (docs/cluster.md)
 
@@ -337,6 +341,25 @@ Examples:
 The card is README.md: training, data, scores, lineage and the commands that make the checkpoint again. Read it before you \
 publish it: it has the paths and texts of the experiment file.")]
     Export(ExportArgs),
+    /// Send the current results of an experiment to a remote: a bucket of S3, or a folder that several machines share.
+    #[command(after_help = "\
+Examples:
+  ablate push exp.toml --remote s3://lab/ablate
+  ablate push exp.toml dpo --remote /mnt/share/ablate     only `dpo` and what it needs
+
+Sends results that are fresh here, and nothing that is there already. The credentials of S3 are those of the AWS command line: \
+`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE` and `~/.aws`. `AWS_ENDPOINT_URL` names another server. A transfer \
+that was interrupted continues. docs/remote.md describes all of it.")]
+    Push(PushArgs),
+    /// Bring the results that a remote has for an experiment into the store.
+    #[command(after_help = "\
+Examples:
+  ablate pull exp.toml --remote s3://lab/ablate
+  ablate pull exp.toml -v                  with the names of what is not there; the remote of `.ablate.toml`
+  ablate pull exp.toml && ablate plan exp.toml
+
+Results are found by what they were made from, so the experiment and its data have to be the same as where they were made.")]
+    Pull(PullArgs),
     /// Protect the current results of an experiment from `gc`.
     #[command(after_help = "\
 Examples:
@@ -366,7 +389,12 @@ Examples:
   ablate gc --keep-interrupted 0           remove interrupted stages too; they start again from the beginning
   ablate gc --max-size 200GB --max-age 90  remove the oldest results too, except pinned ones
   ablate gc --replies --dry-run            show what the stored replies of endpoints cost
-  ablate gc --replies --max-age 180        delete replies older than 180 days, and nothing else")]
+  ablate gc --replies --max-age 180        delete replies older than 180 days, and nothing else
+  ablate gc --remote s3://lab/ablate --dry-run
+  ablate gc --remote --grace 30            the remote of `.ablate.toml`; keep everything younger than 30 days
+
+With `--remote`, the local store is not touched. Results of a push are kept until a later push of the same experiment and store \
+replaces them, and everything is kept for the grace period.")]
     Gc(GcArgs),
     /// Check the hash of every object of the store, and quarantine damaged objects.
     #[command(after_help = "Example:\n  ablate verify --json")]

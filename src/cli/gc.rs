@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::format::{counted, human_bytes};
+use super::gc_remote;
 use super::replies;
 use super::session::open_existing_store;
 use super::shell::Shell;
@@ -36,6 +37,14 @@ pub(super) struct GcArgs {
     /// Delete the stored replies of endpoints, and nothing else. A stage that needs one requests it again.
     #[arg(long, conflicts_with_all = ["keep_runs", "keep_interrupted", "max_size"])]
     replies: bool,
+    /// Clean a remote instead of the store. Without URL: that of `ABLATE_REMOTE` or `.ablate.toml`. With `--max-age`: forget
+    /// experiments that were not pushed for this many days.
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+    #[arg(conflicts_with_all = ["keep_runs", "keep_interrupted", "max_size", "replies"])]
+    remote: Option<String>,
+    /// With `--remote`: keep everything that was written within this many days [default: 14].
+    #[arg(long, value_name = "DAYS", value_parser = days, allow_negative_numbers = true, requires = "remote")]
+    grace: Option<Duration>,
 }
 
 /// What `gc` prints with `--json`.
@@ -48,9 +57,12 @@ struct GcJson<'a> {
 }
 
 pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<()> {
-    let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size, replies } =
+    let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size, .. } =
         *arguments;
-    if replies {
+    if let Some(remote) = &arguments.remote {
+        return gc_remote::gc(shell, global, remote, arguments.grace, age, dry_run);
+    }
+    if arguments.replies {
         return replies::delete(shell, global, age, dry_run);
     }
     let store = open_existing_store(global)?;

@@ -12,6 +12,7 @@ mod export;
 mod forget;
 mod format;
 mod gc;
+mod gc_remote;
 mod generate;
 mod graph;
 mod inspect;
@@ -25,6 +26,9 @@ mod pin;
 mod plan;
 mod progress;
 mod progress_lines;
+mod pull;
+mod push;
+mod remote;
 mod replies;
 mod report;
 mod report_files;
@@ -107,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::New(arguments) => done(new::new(shell, arguments)),
         Command::Generate(arguments) => done(generate::generate(shell, arguments)),
         Command::Doctor(arguments) => done(doctor::doctor(shell, global, arguments)),
+        Command::Push(arguments) => push::push(shell, global, arguments),
+        Command::Pull(arguments) => pull::pull(shell, global, arguments),
         Command::Export(arguments) => done(export::export(shell, global, arguments)),
         Command::Completions(arguments) => done(completions::completions(shell, arguments)),
         Command::Man(arguments) => done(man::man(shell, arguments)),

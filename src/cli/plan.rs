@@ -1,6 +1,7 @@
 //! `plan`: prints what would run, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
@@ -10,6 +11,8 @@ use serde_json::{Value, json};
 use super::args::{ExperimentArgs, Global, Scope};
 use super::inspect;
 use super::job_lists::{JobGroup, job_groups};
+use super::pull;
+use super::remote::{RemoteArgs, SharedRemote, open_if_reachable};
 use super::request_estimates::{RequestEstimates, RequestTotal, sum};
 use super::resources::ResourceArgs;
 use super::session::{Need, Session};
@@ -22,6 +25,7 @@ use ablate_core::stage::{ArtifactKind, Range, RequestEstimate};
 use ablate_engine::query::InstanceSummary;
 use ablate_engine::{self, Plan, PlanState};
 use ablate_experiment::{DedupStats, Instance, InstanceId};
+use ablate_remote::Remote;
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -37,17 +41,24 @@ pub(super) struct PlanArgs {
     pub(super) explain: bool,
     #[command(flatten)]
     pub(super) resources: ResourceArgs,
+    #[command(flatten)]
+    pub(super) remote: RemoteArgs,
 }
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<()> {
     let experiments = arguments.scope.experiments(&arguments.experiment);
     let mut totals = Totals::default();
+    let remote = match arguments.remote.address(&global.configuration()?)? {
+        Some(address) => open_if_reachable(shell, &address, false, Arc::default())?,
+        None => None,
+    };
+    let remote = remote.as_ref();
     let mut documents = Vec::new();
     for experiment in &experiments {
         if experiments.len() > 1 && !shell.json {
             shell.result(&format!("{}\n", experiment.file.display()));
         }
-        documents.extend(plan_one(shell, global, experiment, arguments, experiments.len() > 1, &mut totals)?);
+        documents.extend(plan_one(shell, global, experiment, arguments, remote, experiments.len() > 1, &mut totals)?);
         if experiments.len() > 1 && !shell.json {
             shell.result("\n");
         }
@@ -175,6 +186,7 @@ fn plan_one(
     global: &Global,
     experiment: &ExperimentArgs,
     arguments: &PlanArgs,
+    remote: Option<&Arc<Remote>>,
     several: bool,
     totals: &mut Totals,
 ) -> Result<Option<Value>> {
@@ -191,6 +203,11 @@ fn plan_one(
     if must + may > 0 {
         inspect::report_budgets(shell, experiment, &session)?;
     }
+    let fetched = match remote {
+        Some(remote) if must + may > 0 => Some(would_be_fetched(shell, &session, &chosen, remote)?),
+        Some(_) => Some(0),
+        None => None,
+    };
     let requests = RequestEstimates::new(shell, &session, &plan, &selected);
     let configuration = global.configuration()?;
     let mut time = None;
@@ -230,6 +247,7 @@ fn plan_one(
             "fresh": fresh, "must_run": must, "may_run": may,
             "points": dedup.results, "instances_alone": dedup.without_dedup, "trainings": trainings(&session, &chosen),
             "seconds_saved": saved,
+            "would_be_fetched": fetched,
             "requests": requests.json(),
             "time": time,
             "jobs": jobs.iter().map(JobGroup::json).collect::<Vec<_>>(),
@@ -280,11 +298,31 @@ fn plan_one(
         text.push_str(&format!(" (saves {saved:.0} s)"));
     }
     text.push('\n');
+    if let Some((count, remote)) = fetched.zip(remote).filter(|_| must + may > 0) {
+        let results = plural(count, "result");
+        text.push_str(&format!(
+            "`ablate run` would fetch {results} from {} instead of running them\n",
+            remote.address()
+        ));
+    }
     text.push_str(&requests.render());
     text.extend(time.as_ref().map(time_estimates::render));
     text.extend(jobs.iter().map(|group| format!("{}\n", group.render())));
     shell.result(&text);
     Ok(None)
+}
+
+/// The number of instances whose results the remote has.
+fn would_be_fetched(
+    shell: Shell,
+    session: &Session,
+    selected: &BTreeSet<InstanceId>,
+    remote: &Arc<Remote>,
+) -> Result<usize> {
+    let shared = SharedRemote::start(shell, remote.clone(), session.store.root(), Arc::default())?;
+    let found = pull::find(session, selected, &BTreeSet::new(), &shared)?;
+    found.warnings.iter().for_each(|warning| shell.warning(warning));
+    Ok(found.found.len())
 }
 
 /// Every reason of the instances that are not fresh, with its line. Instances of a stage with the same reason are

@@ -337,7 +337,8 @@ impl Observer for ProgressDisplay<'_> {
         match outcome {
             Outcome::Ran => self.labeled_line("32", "ran  ", &format!(" {time}  {}", instance.name)),
             Outcome::Fresh if listed => self.labeled_line("36", "fresh", &format!(" {:8}  {}", "", instance.name)),
-            Outcome::Fresh => {}
+            Outcome::Fetched if listed => self.labeled_line("36", "fetched", &format!(" {:6}  {}", "", instance.name)),
+            Outcome::Fresh | Outcome::Fetched => {}
             Outcome::Failed(_) => self.labeled_line("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => self.group("skip ", because.clone(), instance),
             // It had not started.

@@ -12,6 +12,9 @@ use clap::Args;
 
 use super::args::{ExperimentArgs, Global, Scope};
 use super::progress::ProgressDisplay;
+use super::pull::pull_results;
+use super::push::{names, render, warn_of_differences};
+use super::remote::{RemoteArgs, SharedRemote, open_if_reachable, root, with_progress};
 use super::report;
 use super::resources::ResourceArgs;
 use super::run_limits::LimitArgs;
@@ -19,12 +22,15 @@ use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::value_parsers::seconds;
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
+use ablate_core::base::Hash;
 use ablate_engine::links::output_folder;
 use ablate_engine::notify::{self, notify};
+use ablate_engine::select::matching;
 use ablate_engine::{
-    self, DETACHED, Failure, Outcome, ProcessLauncher, RunOptions, RunReport, Selection, waits_for_job,
+    self, DETACHED, Failure, Outcome, ProcessLauncher, RunOptions, RunReport, Selection, SharedResults, waits_for_job,
 };
-use ablate_experiment::Configuration;
+use ablate_experiment::{Configuration, InstanceId};
+use ablate_remote::{Remote, is_stopped};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -47,6 +53,8 @@ pub(super) struct ExecutionArgs {
     pub(super) resources: ResourceArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// After a failure, continue with every stage that does not depend on it. This is the default.
     #[arg(short, long, conflicts_with = "fail_fast")]
     keep_going: bool,
@@ -123,7 +131,11 @@ pub(super) fn run_experiments(
     if let Some(cluster) = arguments.resources.cluster(&configuration)? {
         cluster.queue.version()?;
     }
-    let runner = Runner { shell, global, configuration, choice, arguments, launcher, interrupt };
+    let remote = match arguments.remote.address(&configuration)? {
+        Some(address) => open_if_reachable(shell, &address, true, interrupt.clone())?,
+        None => None,
+    };
+    let runner = Runner { shell, global, configuration, choice, arguments, launcher, interrupt, remote };
     let mut worst = SUCCESS;
     for experiment in experiments {
         if experiments.len() > 1 {
@@ -152,12 +164,14 @@ struct Runner<'a> {
     arguments: &'a ExecutionArgs,
     launcher: Arc<ProcessLauncher>,
     interrupt: Arc<AtomicBool>,
+    /// Where results are shared with other machines.
+    remote: Option<Arc<Remote>>,
 }
 
 impl Runner<'_> {
     /// Runs one experiment and prints its reports.
     fn run(&self, experiment: &ExperimentArgs) -> Result<u8> {
-        let Runner { shell, global, configuration, choice, arguments, launcher, interrupt } = self;
+        let Runner { shell, global, configuration, choice, arguments, launcher, interrupt, remote } = self;
         let (shell, selection) = (*shell, &choice.selection);
         // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
         let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
@@ -192,9 +206,22 @@ impl Runner<'_> {
                 arguments.out.join(&session.experiment.name).display(),
             ));
         }
+        // Held until the run holds its own lock, so that `gc` removes nothing that was fetched.
+        let lock = session.store.lock_shared();
+        let shared = remote.as_ref().map(|remote| self.fetch(&session, remote.clone())).transpose()?;
+        let (shared, fetched) = shared.unzip();
+        let options = RunOptions {
+            shared: shared.clone().map(|shared| shared as Arc<dyn SharedResults>),
+            fetched: fetched.unwrap_or_default(),
+            ..options
+        };
         let display = ProgressDisplay::new(shell, &session, &options, interrupt);
         let mut report =
             ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
+        drop(lock);
+        if let Some(shared) = &shared {
+            self.send(&session, shared, &report, &experiment.overrides);
+        }
         for failures in grouped_failures(&report) {
             shell.error(&failures);
         }
@@ -203,7 +230,7 @@ impl Runner<'_> {
         let (mut code, mut page) = (report.exit_code(), None);
         if code == SUCCESS && !shell.json && session.has_reports {
             let file = session.experiment.path.display();
-            if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+            if report.count(|outcome| matches!(outcome, Outcome::Ran | Outcome::Fetched)) == 0 {
                 shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
             } else if selection.is_all() {
                 let printed = Session::open(global, experiment, Need::All).and_then(|session| {
@@ -230,6 +257,62 @@ impl Runner<'_> {
         }
         shell.status(&summary(&report));
         Ok(code)
+    }
+}
+
+impl Runner<'_> {
+    /// Fetches what the remote has for the run, before it starts: also for stages that could not run on this machine. Returns the
+    /// fingerprints of what was fetched.
+    fn fetch(&self, session: &Session, remote: Arc<Remote>) -> Result<(Arc<SharedRemote>, BTreeSet<Hash>)> {
+        let (shell, choice) = (self.shell, self.choice);
+        let shared = SharedRemote::start(shell, remote, session.store.root(), self.interrupt.clone())?;
+        let selected = choice.selection.resolve(&session.expansion)?;
+        let force: BTreeSet<InstanceId> = matching(&session.expansion, &choice.force)?;
+        let fetched = match pull_results(shell, session, &selected, &force, &shared) {
+            Ok(pulled) => {
+                for warning in pulled.warnings.iter().chain(&pulled.failure_warnings(session)) {
+                    shell.warning(warning);
+                }
+                pulled.fetched
+            }
+            // The run ends by the same signal.
+            Err(error) if is_stopped(&error) => BTreeSet::new(),
+            Err(error) => {
+                shell.warning(&format!("no results were fetched, and their stages run here: {error:#}"));
+                BTreeSet::new()
+            }
+        };
+        Ok((Arc::new(shared), fetched))
+    }
+
+    /// Sends the results of the run that the remote does not have, and says what was sent. A failure does not fail the run.
+    fn send(&self, session: &Session, shared: &SharedRemote, report: &RunReport, overrides: &[String]) {
+        let mut sent = shared.finish();
+        let changed = report.count(|outcome| matches!(outcome, Outcome::Ran | Outcome::Fetched));
+        if changed == 0 || self.interrupt.load(Ordering::SeqCst) {
+            return;
+        }
+        let remote = shared.remote();
+        let send = || -> Result<_> {
+            let root = root(session, overrides)?;
+            let report = remote.push(&session.store, &root.fingerprints)?;
+            remote.put_root(&root)?;
+            Ok(report)
+        };
+        match with_progress(self.shell, remote.meter(), "sending", send) {
+            Ok(rest) => {
+                // The second pass finds what the first has sent.
+                sent.add_rest(rest);
+                self.shell.status(&format!("{}: {}", remote.address(), render(&sent)));
+                if let Ok(plan) = session.plan() {
+                    let ids: Vec<InstanceId> = session.expansion.ids().collect();
+                    warn_of_differences(self.shell, &names(session, &plan, &ids, &sent.records_different));
+                }
+            }
+            Err(error) => self.shell.warning(&format!(
+                "up to {changed} results of this run were not sent to the remote: {error:#}\nhelp: `ablate push` sends them"
+            )),
+        }
     }
 }
 
@@ -264,6 +347,7 @@ fn summary(report: &RunReport) -> String {
         .any(|one| matches!(&one.outcome, Outcome::Detached { waits_for } if waits_for_job(waits_for)));
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
+        (report.count(|outcome| *outcome == Outcome::Fetched), "fetched"),
         (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),
         (report.count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
         (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),

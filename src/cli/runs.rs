@@ -34,7 +34,7 @@ pub(super) struct RunsArgs {
 }
 
 /// Outcomes of instances in the order in which they are listed.
-const OUTCOMES: [&str; 6] = ["ran", "fresh", "failed", "skipped", "interrupted", "detached"];
+const OUTCOMES: [&str; 7] = ["ran", "fresh", "fetched", "failed", "skipped", "interrupted", "detached"];
 
 pub(super) fn runs(shell: Shell, global: &Global, arguments: &RunsArgs) -> Result<()> {
     let store = open_existing_store(global)?;

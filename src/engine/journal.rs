@@ -142,7 +142,7 @@ impl<'a> Journal<'a> {
         let old = self.store.latest(self.experiment, &instance.name);
         let relative = log.strip_prefix(self.store.root()).unwrap_or(&log).to_string_lossy().into_owned();
         let note = match (record, outcome) {
-            (Some(record), Outcome::Ran | Outcome::Fresh) => {
+            (Some(record), Outcome::Ran | Outcome::Fresh | Outcome::Fetched) => {
                 let (fingerprint, log) = (Some(record.fingerprint), Some(record.log.clone()));
                 LatestNote { fingerprint, log, failed: false, causes: Vec::new() }
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::cluster::Cluster;
 use super::launcher::Launcher;
 use super::select::Selection;
+use super::shared_results::SharedResults;
 use ablate_core::base::Hash;
 use ablate_store::Build;
 
@@ -45,6 +46,10 @@ pub struct RunOptions {
     pub launcher: Arc<dyn Launcher>,
     /// The cluster whose jobs execute the stages; `None` if all run on this machine.
     pub cluster: Option<Arc<Cluster>>,
+    /// Where results of other machines are found and those of this run are sent.
+    pub shared: Option<Arc<dyn SharedResults>>,
+    /// Fingerprints of results that were fetched from there for this run.
+    pub fetched: BTreeSet<Hash>,
     /// Stops the run when set: no stage is started, running children are ended, and their work can be resumed.
     pub interrupt: Arc<AtomicBool>,
     /// Folder of the links to outputs, see [`output_folder`](crate::links::output_folder).
@@ -80,6 +85,8 @@ impl RunOptions {
             device: "cpu".to_string(),
             launcher,
             cluster: None,
+            shared: None,
+            fetched: BTreeSet::new(),
             interrupt: Arc::default(),
             out: None,
             noop_cache: None,

@@ -39,7 +39,7 @@ pub fn past_plan(expansion: &Expansion, store: &Store, run: &PastRun) -> Result<
         let mut entry = PlanEntry::new(id, PlanState::Dirty(vec![DirtyReason::NeverRun]));
         match known {
             None => added.push(instance.name.clone()),
-            Some(("ran" | "fresh", Some(fingerprint))) => match found(id, instance, store, *fingerprint)? {
+            Some(("ran" | "fresh" | "fetched", Some(fingerprint))) => match found(id, instance, store, *fingerprint)? {
                 Some(fresh) => entry = fresh,
                 None => removed.push(instance.name.clone()),
             },

@@ -66,7 +66,7 @@ pub struct PastInstance {
 impl PastInstance {
     /// Whether the instance had a result when the run ended.
     pub fn is_done(&self) -> bool {
-        self.outcome == "ran" || self.outcome == "fresh"
+        ["ran", "fresh", "fetched"].contains(&self.outcome.as_str())
     }
 }
 

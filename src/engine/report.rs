@@ -25,6 +25,8 @@ pub enum Outcome {
     Ran,
     /// Its result was in the store already, from an earlier run or from another one.
     Fresh,
+    /// Its result was made on another machine and fetched for this run.
+    Fetched,
     Failed(Failure),
     /// Not run, for this reason.
     Skipped {
@@ -45,6 +47,7 @@ impl Outcome {
         match self {
             Outcome::Ran => "ran",
             Outcome::Fresh => "fresh",
+            Outcome::Fetched => "fetched",
             Outcome::Failed(_) => "failed",
             Outcome::Skipped { .. } => "skipped",
             Outcome::Interrupted => "interrupted",
@@ -249,7 +252,7 @@ impl RunReport {
     /// 130 after an interruption; 1 after a failure, or 2 if wrong input caused every failure; [`DETACHED`] if an instance
     /// waits for its endpoint; 0 if every selected instance is up to date.
     pub fn exit_code(&self) -> u8 {
-        let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh);
+        let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh | Outcome::Fetched);
         if self.interrupted {
             130
         } else if self.failures().any(|failure| !failure.causes.input) {

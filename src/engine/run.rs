@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use super::cluster::{DetachContext, detach};
 use super::dirty::DirtyReason;
+use super::experiment_notes::note_experiment;
 use super::git::GitState;
 use super::identity::ExternalInputs;
 use super::journal::Journal;
@@ -23,7 +24,7 @@ use super::select::matching;
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::Pool;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
-use ablate_store::{ExperimentEntry, ExperimentId, Lock, ObjectState, Store, host};
+use ablate_store::{ExperimentId, Lock, ObjectState, Store, host};
 
 /// Brings every selected instance up to date. Failures of stages are in the report; an error means that the run as a
 /// whole failed.
@@ -102,6 +103,7 @@ pub fn run(
     // Shows other processes that the run is alive. The system frees the lock however this process ends.
     // Another process that looks whether the run is alive may hold it for a moment.
     let alive = Lock::take_within(&alive_path(&folder), 50, Duration::from_millis(10))?;
+    let adds = !options.overrides.is_empty();
     if options.detach
         && let Some(cluster) = &options.cluster
     {
@@ -109,7 +111,7 @@ pub fn run(
         let mut journal = Journal::new(store, &experiment, observer, &folder, plan_options.links.as_deref());
         report.instances = submit_and_leave(expansion, &plan, &selected, &context, &mut journal)?;
         journal.flush();
-        note_experiment(&experiment, expansion, store, options)?;
+        note_experiment(&experiment, expansion, store, adds, options.out.as_deref())?;
         report.seconds = begun.elapsed().as_secs_f64();
         report.ended = true;
         report.phase = report.end();
@@ -123,7 +125,7 @@ pub fn run(
         let links = plan_options.links.as_deref().map(OutputLinks::new);
         NoopCache::write(store, name, expansion, links.as_ref(), scheduler.fresh());
     }
-    if let Err(error) = note_experiment(&experiment, expansion, store, options) {
+    if let Err(error) = note_experiment(&experiment, expansion, store, adds, options.out.as_deref()) {
         tracing::warn!("the instances of the experiment could not be noted: {error:#}");
     }
     report.instances = scheduler.into_reports();
@@ -234,16 +236,6 @@ fn submit_and_leave(
         reports.push(report);
     }
     Ok(reports)
-}
-
-/// Notes the instances of the experiment for `gc`. With overrides, the instances noted before stay.
-fn note_experiment(id: &ExperimentId, expansion: &Expansion, store: &Store, options: &RunOptions) -> Result<()> {
-    let mut instances: BTreeSet<String> = expansion.instances.iter().map(|instance| instance.name.clone()).collect();
-    if !options.overrides.is_empty() {
-        instances.extend(store.experiment_entry(id).into_iter().flat_map(|known| known.instances));
-    }
-    let out = options.out.as_deref().and_then(|out| std::path::absolute(out).ok());
-    store.note_experiment(&ExperimentEntry { id: id.clone(), host: host(), out, instances })
 }
 
 /// A unique name that sorts by time.

@@ -37,7 +37,7 @@ pub(super) enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         requests: Option<RequestProgress>,
     },
-    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`, `detached`.
+    /// The outcome in one word: `ran`, `fresh`, `fetched`, `failed`, `skipped`, `interrupted`, `detached`.
     Finished {
         outcome: String,
         seconds: f64,

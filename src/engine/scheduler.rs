@@ -151,7 +151,8 @@ impl<'a> Scheduler<'a> {
                     self.records[id.0] = entry.record;
                     self.state.set(id, InstanceState::Done);
                     if selected.contains(&id) {
-                        self.report(id, Outcome::Fresh, 0.0, true);
+                        let is_fetched = self.options.fetched.contains(&self.fingerprint(id));
+                        self.report(id, if is_fetched { Outcome::Fetched } else { Outcome::Fresh }, 0.0, true);
                     }
                 }
                 _ if !selected.contains(&id) => self.state.set(id, InstanceState::Skipped),
@@ -281,6 +282,7 @@ impl<'a> Scheduler<'a> {
             build: &self.options.build,
             store: self.store,
             launcher: self.options.launcher.as_ref(),
+            shared: self.options.shared.as_deref(),
             stop: self.stop_flags[id.0].clone(),
         });
     }
@@ -317,7 +319,13 @@ impl<'a> Scheduler<'a> {
     fn finish(&mut self, id: InstanceId, result: TaskResult, seconds: f64) {
         self.slots.release(id);
         match result {
-            TaskResult::Ran(record) => self.done(id, Some(SlimRecord::from(&*record)), Outcome::Ran, seconds),
+            TaskResult::Ran(record) => {
+                if let Some(shared) = &self.options.shared {
+                    shared.committed(record.fingerprint);
+                }
+                self.done(id, Some(SlimRecord::from(&*record)), Outcome::Ran, seconds);
+            }
+            TaskResult::Fetched(record) => self.done(id, Some(record), Outcome::Fetched, seconds),
             TaskResult::Fresh(record) => self.done(id, Some(record), Outcome::Fresh, seconds),
             TaskResult::Busy => {
                 self.journal.waits(id, self.expansion.get(id), "another run is working on it");

@@ -19,6 +19,7 @@ use super::output_permissions::normalize_permissions;
 use super::outputs;
 use super::plan::missing_outputs;
 use super::sandbox::{self, ProgramContext, SandboxInput};
+use super::shared_results::{SharedResults, fetch_one};
 use super::stop::StopFlag;
 use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
@@ -50,6 +51,8 @@ pub(super) struct Task<'a> {
     pub(super) build: &'a Build,
     pub(super) store: &'a Store,
     pub(super) launcher: &'a dyn Launcher,
+    /// Where a result of another machine may be.
+    pub(super) shared: Option<&'a dyn SharedResults>,
     pub(super) stop: StopFlag,
 }
 
@@ -59,6 +62,8 @@ pub(super) enum TaskResult {
     Ran(Box<StageRecord>),
     /// Another run produced the result in the meantime.
     Fresh(SlimRecord),
+    /// The result of another machine was fetched.
+    Fetched(SlimRecord),
     /// Another run holds the lock.
     Busy,
     Failed(ErrorChain),
@@ -101,6 +106,13 @@ impl Task<'_> {
             && missing_outputs(self.instance, &record, self.store)?.is_empty()
         {
             return Ok(Performed::Finished(TaskResult::Fresh(record)));
+        }
+        let warn = |text: String| events(StageEvent::Warning { text });
+        if !self.forced
+            && let Some(shared) = self.shared
+            && let Some(record) = fetch_one(shared, self.instance, &self.identity, self.store, &warn)
+        {
+            return Ok(Performed::Finished(TaskResult::Fetched(record)));
         }
         started();
         let begun = Instant::now();

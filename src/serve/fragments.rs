@@ -77,7 +77,7 @@ pub(super) fn state(follower: &RunFollower, status: &Status) -> String {
         details(&mut html, "pending", "not started", &pending, item);
     }
     let item = |(name, outcome): &(String, String)| {
-        let again = if is_running || ["ran", "fresh"].contains(&outcome.as_str()) {
+        let again = if is_running || ["ran", "fresh", "fetched"].contains(&outcome.as_str()) {
             String::new()
         } else {
             button(run, "retry", Some(name), "Retry")
@@ -88,7 +88,7 @@ pub(super) fn state(follower: &RunFollower, status: &Status) -> String {
     };
     // Problems first, then the latest.
     let mut ended: Vec<(String, String)> = follower.ended().iter().rev().cloned().collect();
-    ended.sort_by_key(|(_, outcome)| ["ran", "fresh"].contains(&outcome.as_str()));
+    ended.sort_by_key(|(_, outcome)| ["ran", "fresh", "fetched"].contains(&outcome.as_str()));
     details(&mut html, "ended", "ended", &ended, item);
     html
 }

@@ -17,7 +17,7 @@ pub struct GcReport {
     /// Instances that their experiment does not contain any more.
     pub forgotten: usize,
     pub objects: usize,
-    /// Abandoned work folders, quarantined objects, cached plans and temporary files.
+    /// Abandoned work folders and transfers, quarantined objects, cached plans and temporary files.
     pub leftovers: usize,
     pub bytes: u64,
     /// Interrupted stages that were removed.
@@ -52,7 +52,7 @@ impl Store {
         // Objects without a record are removed before anything is written, which frees space on a full disk. Other
         // objects are removed after their records, because a record without its objects would look damaged.
         let (mut before_records, mut after_records) = (Vec::new(), Vec::new());
-        for folder in ["quarantine", "work", "derived"] {
+        for folder in ["quarantine", "work", "derived", "transfers"] {
             let mut found = files::list_paths(&self.root().join(folder))?;
             found.retain(|path| report.resumable.iter().all(|one| one.path != *path));
             // Interrupted stages that are removed have a list of their own.

@@ -24,6 +24,7 @@
 //!   experiments/                    experiments and their instances, for `gc`
 //!   pins/<name>.json                results that `gc` keeps
 //!   derived/                        the plan cache: compiled experiments and results of earlier checks
+//!   transfers/                      interrupted transfers to and from a remote
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
 //!   salt                            random bytes for the hashes of environment variables
 //! ```
@@ -55,6 +56,7 @@ mod replies;
 mod salt;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod verify;
 
 use std::fmt::Write as _;
@@ -77,6 +79,7 @@ pub use object::{ObjectState, Tree, TreeFile};
 pub use pins::Pin;
 pub use record::{Build, LatestNote, Provenance, SlimRecord, StageRecord};
 pub use replies::{Fault, Replies, Reply, ReplyTotals, Usage};
+pub use transfer::{ObjectFile, ReceivedFile, VerifiedFile, verify_received};
 pub use verify::{Problem, VerifyReport};
 
 use ablate_core::base::{Hash, files, regular_file};
@@ -271,7 +274,8 @@ pub fn file_name(name: &str) -> String {
 
 /// Private folders with texts of experiments, programs and endpoints. `objects` is not private: the umask decides who
 /// can read outputs.
-const PRIVATE: &[&str] = &["derived", "experiments", "jobs", "locks", "pins", "quarantine", "replies", "runs", "work"];
+const PRIVATE: &[&str] =
+    &["derived", "experiments", "jobs", "locks", "pins", "quarantine", "replies", "runs", "transfers", "work"];
 
 fn make_private_folders(root: &Path) -> Result<()> {
     PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))

@@ -41,7 +41,7 @@ impl Tree {
         serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a tree is plain data: {error}"))
     }
 
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.files.values().map(|file| file.size).sum()
     }
 }
@@ -151,11 +151,16 @@ impl Store {
         let executable = executable_counts(path, kind)?;
         let size = modes::seal(path, sealed_time(), executable)?;
         let bytes = Hash::of_file(path)?;
-        let hash = file_identity(bytes, executable);
-        let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
-        let key = object_key(hash);
+        let artifact = Artifact { kind, hash: file_identity(bytes, executable), tree: false, size, images: Vec::new() };
+        self.place_file(path, &artifact, bytes, executable)?;
+        Ok(artifact)
+    }
+
+    /// Moves a sealed file, whose bytes have the hash `bytes`, to its place.
+    pub(super) fn place_file(&self, path: &Path, artifact: &Artifact, bytes: Hash, executable: bool) -> Result<()> {
+        let key = object_key(artifact.hash);
         let place = self.root().join(&key);
-        if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
+        if self.check_file(&key, artifact.hash, Some(artifact.size), true)? == ObjectState::Present {
             files::remove_file(path)?;
             // Older versions stored equal bytes once, with the mode of the first.
             if executable_counts(&place, ArtifactKind::File)? != executable {
@@ -164,12 +169,11 @@ impl Store {
         } else {
             // The rename replaces a damaged file of this name, but not a folder.
             if place.is_dir() {
-                self.quarantine(&artifact)?;
+                self.quarantine(artifact)?;
             }
             files::rename_unsynced(path, &place)?;
         }
-        self.remember_hash(&key, bytes)?;
-        Ok(artifact)
+        self.remember_hash(&key, bytes)
     }
 
     fn put_tree(&self, folder: &Path, kind: ArtifactKind) -> Result<Artifact> {
@@ -191,28 +195,37 @@ impl Store {
         let manifest = tree.canonical_json();
         let hash = Hash::of_bytes(&manifest);
         let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
+        self.place_tree(folder, &artifact, &manifest, &read)?;
+        Ok(artifact)
+    }
+
+    /// Moves a folder of sealed files to its place. `read` has the hash of the bytes of each file by its name.
+    pub(super) fn place_tree(
+        &self,
+        folder: &Path,
+        artifact: &Artifact,
+        manifest: &[u8],
+        read: &[(String, Hash)],
+    ) -> Result<()> {
+        let hash = artifact.hash;
         // Another stage may store an equal tree at the same time. The lock keeps check and rename together.
         let _lock = Lock::take(&self.root().join(format!("locks/{hash}.put")))?;
-        if self.check(&artifact, true)? == ObjectState::Present {
-            files::remove_dir(folder)?;
-            return Ok(artifact);
+        if self.check(artifact, true)? == ObjectState::Present {
+            return files::remove_dir(folder);
         }
-        let place = self.artifact_path(&artifact);
+        let place = self.artifact_path(artifact);
         // Whatever is at this path is not the tree, and a rename may not replace it.
-        self.quarantine(&artifact)?;
+        self.quarantine(artifact)?;
         files::rename_unsynced(folder, &place)?;
         // Sealed after the move, because a read-only folder cannot be moved.
         modes::seal_folders(&place)?;
         // The manifest is written last: without it the tree does not exist.
         let key = object_key(hash);
         let path = self.root().join(&key);
-        files::write_unsynced(&path, &manifest)?;
+        files::write_unsynced(&path, manifest)?;
         modes::seal(&path, sealed_time(), false)?;
         self.remember_hash(&key, hash)?;
-        for (name, bytes) in read {
-            self.remember_hash(&format!("{key}.tree/{name}"), bytes)?;
-        }
-        Ok(artifact)
+        read.iter().try_for_each(|(name, bytes)| self.remember_hash(&format!("{key}.tree/{name}"), *bytes))
     }
 
     /// Adds the hash of an object's bytes to the memo. The sealed time stamp is old, so every later edit changes the

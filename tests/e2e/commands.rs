@@ -86,8 +86,8 @@ fn commands_are_listed_in_the_order_of_use() {
     let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let lines = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
-    let expected = "new check plan run runs status stop serve report results compare ls show logs why graph retry suggest generate export pin \
-                    unpin forget gc verify doctor schema completions man help";
+    let expected = "new check plan run runs status stop serve report results compare ls show logs why graph retry suggest generate export push \
+                    pull pin unpin forget gc verify doctor schema completions man help";
     assert_eq!(names.join(" "), expected);
 }
 

@@ -39,6 +39,7 @@ mod new;
 mod pools;
 mod privacy;
 mod programs;
+mod remote;
 mod requests;
 mod results;
 mod resume;

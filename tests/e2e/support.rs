@@ -124,9 +124,9 @@ impl Project {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ablate"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        command.env_remove("ABLATE_STORE").env_remove("ABLATE_LOG").env("NO_COLOR", "1");
         // The configuration of the user who runs the tests.
         command.env_remove("ABLATE_CONFIG").env("XDG_CONFIG_HOME", self.path("config"));
+        command.env_remove("ABLATE_STORE").env_remove("ABLATE_REMOTE").env_remove("ABLATE_LOG").env("NO_COLOR", "1");
         command
     }
 

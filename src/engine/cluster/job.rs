@@ -129,6 +129,8 @@ impl Job<'_> {
             build: self.build,
             store: self.store,
             launcher: self.launcher,
+            // The driver fetches results of other machines, when its run starts.
+            shared: None,
             stop: StopFlag::new(self.signals.stop.clone()),
         };
         let started = || self.events.write(&JobEvent::Started { host: ablate_store::host() });
@@ -151,7 +153,7 @@ impl Job<'_> {
                 Performed::Finished(result) => result,
             };
             return Ok(match result {
-                TaskResult::Ran(_) | TaskResult::Fresh(_) => JobResult::Done,
+                TaskResult::Ran(_) | TaskResult::Fresh(_) | TaskResult::Fetched(_) => JobResult::Done,
                 // A run, or another copy of this job, holds the lock of the fingerprint.
                 TaskResult::Busy if !self.signals.stop.load(Ordering::SeqCst) => {
                     std::thread::sleep(LOCK_INTERVAL);

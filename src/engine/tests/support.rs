@@ -168,6 +168,7 @@ impl TestProject {
             match &instance.outcome {
                 Outcome::Ran => format!("{}: ran, {}\n", instance.name, reasons.join("; ")),
                 Outcome::Fresh => format!("{}: fresh\n", instance.name),
+                Outcome::Fetched => format!("{}: fetched\n", instance.name),
                 Outcome::Failed(failure) => format!("{failure}\n"),
                 Outcome::Skipped { because } => format!("{}: skipped, {because}\n", instance.name),
                 Outcome::Interrupted => format!("{}: interrupted\n", instance.name),

@@ -1,0 +1,6 @@
+//! Tests of remotes in memory, on a server that fails on purpose.
+
+mod fetch;
+mod gc;
+mod push;
+mod support;
