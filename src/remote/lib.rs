@@ -60,7 +60,7 @@ pub const GRACE: Duration = Duration::from_secs(14 * 24 * 3600);
 const TRANSFERS: usize = 8;
 
 /// The most parts of large objects that are in memory at the same time.
-const PARTS_IN_MEMORY: usize = 12;
+const PARTS_IN_MEMORY: usize = 16;
 
 /// The longest wait for the first answer of a server.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);

@@ -25,6 +25,13 @@ const MAX_PARTS: u64 = 10_000;
 /// The most parts of one object that move at the same time.
 pub(crate) const PARTS_IN_FLIGHT: usize = 4;
 
+/// A download asks for ranges of this size, this many at the same time.
+pub(crate) const RANGE: u64 = 8 << 20;
+const RANGES_IN_FLIGHT: usize = 10;
+
+/// A download is synced to the disk in the background whenever it has grown by this much.
+const SYNC_BYTES: u64 = 128 << 20;
+
 /// The pause between two looks at a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -216,22 +223,30 @@ impl Remote {
         let name = object_name(hash);
         let object = self.backend.path(&name);
         let mut file = files::append(path)?;
-        let starts: Vec<u64> = (0..(size - from).div_ceil(PART)).map(|part| from + part * PART).collect();
+        let starts: Vec<u64> = (0..(size - from).div_ceil(RANGE)).map(|part| from + part * RANGE).collect();
         self.backend
             .wait(async {
                 let get = |start: u64| {
-                    let object = &object;
+                    let (objects, object) = (self.backend.objects.clone(), object.clone());
                     async move {
                         let _permit = self.in_flight.acquire().await?;
-                        let range = start..size.min(start + PART);
-                        // A shorter object is noticed by its hash.
-                        anyhow::Ok(self.backend.objects.get_range(object, range).await?)
+                        let range = start..size.min(start + RANGE);
+                        // On a thread of the network, while this one writes. A shorter object is noticed by its hash.
+                        anyhow::Ok(tokio::spawn(async move { objects.get_range(&object, range).await }).await??)
                     }
                 };
-                let mut parts = stream::iter(starts).map(get).buffered(PARTS_IN_FLIGHT);
+                let mut parts = stream::iter(starts).map(get).buffered(RANGES_IN_FLIGHT);
+                let (mut unsynced, mut sync) = (0, None::<tokio::task::JoinHandle<()>>);
                 while let Some(bytes) = parts.try_next().await? {
                     file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
                     self.meter.add(bytes.len() as u64);
+                    unsynced += bytes.len() as u64;
+                    // The commit syncs the file. Most of it is on the disk by then, and an error is reported there.
+                    if unsynced >= SYNC_BYTES && sync.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        let file = file.try_clone().with_context(|| format!("cannot write `{}`", path.display()))?;
+                        sync = Some(tokio::task::spawn_blocking(move || drop(file.sync_data())));
+                        unsynced = 0;
+                    }
                 }
                 anyhow::Ok(())
             })?

@@ -90,9 +90,6 @@ ms bind msgr2 = false
 # A disk that is nearly full is fine for a test.
 mon data avail crit = 1
 mon data avail warn = 2
-mon osd full ratio = 0.99
-mon osd backfillfull ratio = 0.98
-mon osd nearfull ratio = 0.97
 [mon.a]
 mon data = $root/mon
 [osd.0]
@@ -107,7 +104,10 @@ rgw data = $root/rgw
 rgw frontends = beast endpoint=127.0.0.1:$port
 rgw thread pool size = 32
 rgw enable usage log = false
-rgw gc processor max time = 10
+# Frees the space of removed objects at once, instead of after two hours.
+rgw gc obj min wait = 2
+rgw gc processor period = 5
+rgw gc processor max time = 5
 CONF
 }
 
