@@ -1,10 +1,12 @@
 //! Fetches: damaged, missing and cut objects, and damaged records.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::support::{Server, commit, fetch, large, object_of, open, store, transfers};
 use crate::Found;
 use crate::layout::record_name;
+use crate::transfer::RANGE;
 use ablate_store::Store;
 
 /// The number of files in the store's objects.
@@ -18,18 +20,18 @@ fn a_download_that_was_cut_continues() {
     let ((_a, from), (_b, to)) = (store(), store());
     let result = commit(&from, "a", &[("", &large())]);
     open(&server).push(&from, &[result]).unwrap();
-    *server.gets_left.lock().unwrap() = Some(2);
+    *server.gets_below.lock().unwrap() = Some(2 * RANGE);
     let (count, errors) = fetch(&open(&server), &to, &[result]);
     assert!(count == 0 && errors[0].contains("the connection was cut"), "{errors:?}");
     assert_eq!((objects(&to), transfers(&to).len()), (0, 1));
-    // Exactly the ranges that are left.
-    let ranges = large().len().div_ceil(crate::transfer::RANGE as usize);
-    *server.gets_left.lock().unwrap() = Some(ranges - 2);
+    *server.gets_below.lock().unwrap() = None;
+    server.gets.store(0, Ordering::Relaxed);
     assert_eq!(fetch(&open(&server), &to, &[result]), (1, vec![]));
+    let ranges = large().len().div_ceil(RANGE as usize);
+    assert_eq!(server.gets.load(Ordering::Relaxed), ranges - 2, "exactly the ranges that were left");
     assert_eq!(transfers(&to), Vec::<String>::new());
     // A partial file that was damaged here is downloaded again.
     let (_c, third) = store();
-    *server.gets_left.lock().unwrap() = None;
     let name = format!("{}.part", object_of(&large()).rsplit('/').next().unwrap());
     ablate_core::base::files::write_unsynced(&third.transfers_path().join(name), b"other").unwrap();
     assert_eq!(fetch(&open(&server), &third, &[result]), (1, vec![]));

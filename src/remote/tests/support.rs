@@ -12,8 +12,8 @@ use object_store::memory::InMemory;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use crate::backend::Backend;
@@ -27,9 +27,12 @@ use ablate_store::{Provenance, StageRecord, Store};
 #[derive(Debug, Default)]
 pub(super) struct Server {
     memory: InMemory,
-    /// How many parts of uploads, and how many ranges, still succeed; `None` for all.
+    /// How many parts of uploads still succeed; `None` for all.
     pub(super) parts_left: Mutex<Option<usize>>,
-    pub(super) gets_left: Mutex<Option<usize>>,
+    /// Ranges from this byte on fail; `None` for none.
+    pub(super) gets_below: Mutex<Option<u64>>,
+    /// The number of ranges that were asked for.
+    pub(super) gets: AtomicUsize,
     pub(super) parts_sent: AtomicUsize,
     /// Whether conditional puts overwrite, as some servers do.
     pub(super) ignores_conditions: AtomicBool,
@@ -116,8 +119,11 @@ impl ObjectStore for Server {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        if options.range.is_some() && !take(&self.gets_left) {
-            return Err(cut());
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            self.gets.fetch_add(1, Ordering::Relaxed);
+            if self.gets_below.lock().unwrap().is_some_and(|limit| range.start >= limit) {
+                return Err(cut());
+            }
         }
         let mut got = self.memory.get_opts(path, options).await?;
         got.meta = self.aged(got.meta);
