@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as ObjectPath;
-use object_store::{Error, ObjectStoreExt, PutPayload};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use super::Remote;
@@ -231,16 +231,24 @@ impl Remote {
                     async move {
                         let _permit = self.in_flight.acquire().await?;
                         let range = start..size.min(start + RANGE);
-                        // On a thread of the network, while this one writes. A shorter object is noticed by its hash.
-                        anyhow::Ok(tokio::spawn(async move { objects.get_range(&object, range).await }).await??)
+                        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+                        // On a thread of the network, while this one writes. The pieces are written as they arrived, because joining
+                        // them would copy every byte. A shorter object is noticed by its hash.
+                        let get = async move {
+                            let pieces = objects.get_opts(&object, options).await?.into_stream();
+                            pieces.try_collect::<Vec<_>>().await
+                        };
+                        anyhow::Ok(tokio::spawn(get).await??)
                     }
                 };
                 let mut parts = stream::iter(starts).map(get).buffered(RANGES_IN_FLIGHT);
                 let (mut unsynced, mut sync) = (0, None::<tokio::task::JoinHandle<()>>);
-                while let Some(bytes) = parts.try_next().await? {
-                    file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
-                    self.meter.add(bytes.len() as u64);
-                    unsynced += bytes.len() as u64;
+                while let Some(pieces) = parts.try_next().await? {
+                    for bytes in pieces {
+                        file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+                        self.meter.add(bytes.len() as u64);
+                        unsynced += bytes.len() as u64;
+                    }
                     // The commit syncs the file. Most of it is on the disk by then, and an error is reported there.
                     if unsynced >= SYNC_BYTES && sync.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                         let file = file.try_clone().with_context(|| format!("cannot write `{}`", path.display()))?;
