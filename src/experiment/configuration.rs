@@ -71,7 +71,7 @@ pub struct SlurmTable {
     pub resumes: u32,
     /// The most jobs of a run in the queue at the same time.
     pub max_jobs: usize,
-    /// How long before its time limit a job is told to save its state.
+    /// How long before its time limit a job gets the signal to save its state.
     #[serde(deserialize_with = "duration")]
     pub grace: Duration,
     /// After this time, a job that the queue does not know and that left no result is submitted again.

@@ -12,7 +12,7 @@ pub(crate) const FORMAT_NAME: &str = "FORMAT";
 pub(crate) const OBJECTS: &str = "objects";
 pub(crate) const RECORDS: &str = "records";
 pub(crate) const ROOTS: &str = "roots";
-/// Small files that ask the server for its time, and how it handles conditions. They are removed at once.
+/// Small files that ask the server for its time, and how it handles conditions. They are removed immediately.
 pub(crate) const PROBES: &str = "probes";
 
 pub(crate) fn object_name(hash: Hash) -> String {

@@ -53,7 +53,7 @@ use conditional::Conditional;
 use error::{NoRemote, Unreachable, explain};
 use layout::{FORMAT, FORMAT_NAME, OBJECTS, PROBES, RECORDS, ROOTS};
 
-/// How long `gc` keeps what no root names, unless it is told otherwise. A push renews what is older than half of it.
+/// How long `gc` keeps what no root names, by default. A push renews what is older than half of it.
 pub const GRACE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Number of objects that move at the same time.

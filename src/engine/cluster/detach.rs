@@ -1,4 +1,4 @@
-//! Submits a whole graph of instances with dependencies, for a run that nobody follows.
+//! Submits a whole graph of instances with dependencies, for a run without a driver.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

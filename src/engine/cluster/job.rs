@@ -27,7 +27,7 @@ use ablate_core::stage::Registry;
 use ablate_experiment::{Instance, InstanceId, PortableInstance, Upstream};
 use ablate_store::{Build, ExperimentId, LatestNote, SlimRecord, StageRecord, Store};
 
-/// Exit codes of a job: its work is done, it failed, or it was told to end and can be continued.
+/// Exit codes of a job: its work is done, it failed, or it had to end and can be continued.
 pub const DONE: u8 = 0;
 pub const FAILED: u8 = 1;
 pub const TO_BE_CONTINUED: u8 = 75;
@@ -41,7 +41,7 @@ const LOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after the end of a stage a signal to this process may arrive that was sent to both.
 const SIGNAL_DELAY: Duration = Duration::from_millis(300);
 
-/// What a job is told from outside.
+/// The signals that a job has received.
 #[derive(Clone, Debug, Default)]
 pub struct JobSignals {
     /// Set to end the job and keep its work.
@@ -170,7 +170,7 @@ impl Job<'_> {
         }
     }
 
-    /// Whether this process is told to end, now or within this time.
+    /// Whether this process has to end, now or within this time.
     fn is_stopped_within(&self, time: Duration) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < time && !self.signals.stop.load(Ordering::SeqCst) {

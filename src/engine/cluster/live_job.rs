@@ -32,7 +32,7 @@ pub(super) struct Live<'a> {
     /// When the driver saw that its stage has started.
     pub(super) started: Option<Instant>,
     /// The last text about its state.
-    pub(super) told: String,
+    pub(super) shown: String,
 }
 
 impl<'a> Live<'a> {
@@ -50,7 +50,7 @@ impl<'a> Live<'a> {
             cancelled: None,
             events_read: 0,
             started: None,
-            told: String::new(),
+            shown: String::new(),
         }
     }
 

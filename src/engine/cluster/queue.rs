@@ -20,7 +20,7 @@ pub struct Submission<'a> {
     pub command: &'a [String],
     /// Ids of jobs that must succeed first.
     pub after: &'a [String],
-    /// Whether a job that is told that its time is up is put into the queue again by itself, at most so often.
+    /// How often a job whose time is up puts itself into the queue again.
     pub requeues: u32,
     /// Environment variables of the jobs, with their values.
     pub variables: &'a [(String, String)],
@@ -35,7 +35,7 @@ pub enum Submitted {
     Accepted(String),
     /// The queue does not accept these jobs, whenever they are submitted: its words.
     Refused(String),
-    /// The queue accepts no more jobs now, or not so many at once: its words.
+    /// The queue accepts no more jobs now, or not so many in one submission: its words.
     Full(String),
     /// Nothing is known, because the queue did not answer: the jobs may be in it or not.
     Unknown(String),
@@ -78,7 +78,7 @@ pub enum JobEnd {
     OutOfMemory,
 }
 
-/// What the queue told the process of a job about itself.
+/// What the process of a job knows about its job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobEnvironment {
     pub id: String,

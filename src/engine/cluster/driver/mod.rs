@@ -23,7 +23,7 @@ use crate::plan::missing_outputs;
 use crate::task::{Task, TaskResult};
 use ablate_core::base::escape::clean_log;
 use ablate_core::base::{ErrorChain, StageEvent, files};
-use ablate_store::{ExperimentId, StageRecord, Store};
+use ablate_store::{ExperimentId, SlimRecord, StageRecord, Store};
 
 /// How long the driver collects ready tasks before it submits them together.
 const COLLECT: Duration = Duration::from_millis(300);
@@ -256,8 +256,8 @@ impl<'a> Driver<'a> {
                 one.past_end = self.cluster.queue.past_end(id);
             }
             let text = one.describe();
-            if one.started.is_none() && !text.is_empty() && text != one.told {
-                one.told.clone_from(&text);
+            if one.started.is_none() && !text.is_empty() && text != one.shown {
+                one.shown.clone_from(&text);
                 messages.push(TaskMessage::Queued(one.task.id, text));
             }
         }
@@ -324,15 +324,16 @@ impl<'a> Driver<'a> {
         )
     }
 
-    /// The record of a task with all outputs.
+    /// The record of a task whose outputs are all in the store.
     fn record(&self, task: &Task<'a>) -> Option<StageRecord> {
+        self.slim_record(task).and_then(|slim| self.store.record(slim.fingerprint))
+    }
+
+    /// As [`Driver::record`], without manifest and summary.
+    fn slim_record(&self, task: &Task<'a>) -> Option<SlimRecord> {
         let slim = self.store.slim_record(task.identity.fingerprint)?;
         let missing = missing_outputs(task.instance, &slim, self.store);
-        if missing.is_ok_and(|missing| missing.is_empty()) {
-            self.store.record(task.identity.fingerprint)
-        } else {
-            None
-        }
+        missing.is_ok_and(|missing| missing.is_empty()).then_some(slim)
     }
 
     /// Reports the end of a job, or returns its task for a new job.

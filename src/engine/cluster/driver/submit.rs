@@ -11,7 +11,7 @@ use crate::cluster::job::declared_variables;
 use crate::cluster::live_job::Live;
 use crate::cluster::queue::{JobState, QueueEntry, Submission, Submitted};
 use crate::cluster::submission::{
-    MAX_ARRAY, TaskFile, TaskWork, command, comment, detached_key, end_path, submission_name, write_task,
+    JobResult, MAX_ARRAY, TaskFile, TaskWork, command, comment, detached_key, end_path, submission_name, write_task,
 };
 use crate::executor::TaskMessage;
 use crate::task::TaskResult;
@@ -31,6 +31,7 @@ impl<'a> Driver<'a> {
             self.next_submission = Instant::now() + FULL_PAUSES[0];
             return;
         }
+        self.finish_fresh();
         let mut groups: BTreeMap<JobResources, Vec<Waiting<'a>>> = BTreeMap::new();
         for one in std::mem::take(&mut self.waiting) {
             groups.entry(self.cluster.resources(one.task.instance)).or_default().push(one);
@@ -65,6 +66,16 @@ impl<'a> Driver<'a> {
         }
         drop(lock);
         self.poll_soon();
+    }
+
+    /// Ends the tasks whose result came into the store since the scheduler looked.
+    fn finish_fresh(&mut self) {
+        for one in std::mem::take(&mut self.waiting) {
+            match self.slim_record(&one.task).filter(|_| !one.task.forced) {
+                Some(record) => self.finish(&one.task, TaskResult::Fresh(record), 0.0),
+                None => self.waiting.push(one),
+            }
+        }
     }
 
     fn fail_waiting(&mut self, error: &anyhow::Error) {
@@ -111,8 +122,15 @@ impl<'a> Driver<'a> {
             // A job that the queue does not know may have been submitted just before the driver was killed.
             let age = jiff::Timestamp::now().as_second().saturating_sub(note.submitted);
             let is_recent = age < self.cluster.table.lost_after.as_secs() as i64;
-            let may_appear = || is_recent && !end_path(&folder, note.index).exists();
-            let is_live = entry.map_or_else(may_appear, |entry| !matches!(entry.state, JobState::Ended(_)));
+            let end = end_path(&folder, note.index);
+            // Its record may appear later than its end.
+            let is_done =
+                !one.task.forced && files::read_json::<JobResult>(&end).is_ok_and(|end| end == JobResult::Done);
+            let is_live = match entry.map(|entry| &entry.state) {
+                Some(JobState::Ended(_)) => is_done,
+                Some(JobState::Pending { .. } | JobState::Running { .. }) => true,
+                None => is_recent && (is_done || !end.exists()),
+            };
             if is_live {
                 self.send(TaskMessage::Event(
                     one.task.id,
