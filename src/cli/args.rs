@@ -19,8 +19,7 @@ use super::man::ManArgs;
 use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
-use super::pull::PullArgs;
-use super::push::PushArgs;
+use super::remote::TransferArgs;
 use super::report::ReportArgs;
 use super::results::ResultsArgs;
 use super::retry::RetryArgs;
@@ -350,7 +349,7 @@ Examples:
 Sends results that are fresh here, and nothing that is there already. The credentials of S3 are those of the AWS command line: \
 `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE` and `~/.aws`. `AWS_ENDPOINT_URL` names another server. A transfer \
 that was interrupted continues. docs/remote.md describes all of it.")]
-    Push(PushArgs),
+    Push(TransferArgs),
     /// Bring the results that a remote has for an experiment into the store.
     #[command(after_help = "\
 Examples:
@@ -359,7 +358,7 @@ Examples:
   ablate pull exp.toml && ablate plan exp.toml
 
 Results are found by what they were made from, so the experiment and its data have to be the same as where they were made.")]
-    Pull(PullArgs),
+    Pull(TransferArgs),
     /// Protect the current results of an experiment from `gc`.
     #[command(after_help = "\
 Examples:

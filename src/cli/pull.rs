@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use clap::Args;
 use serde_json::json;
 
-use super::args::{ExperimentArgs, Global, Targets};
+use super::args::Global;
 use super::format::{counted, human_bytes};
-use super::remote::{SharedRemote, required_address, with_progress};
+use super::remote::{SharedRemote, TransferArgs, required_address, with_progress};
 use super::session::{Need, Session};
 use super::shell::Shell;
 use super::{INTERRUPTED, OUTPUT_FAILED, SUCCESS, print_error, signals};
@@ -18,17 +17,6 @@ use ablate_core::base::Hash;
 use ablate_engine::{PlanState, SharedPlan, fetch_shared, find_shared};
 use ablate_experiment::InstanceId;
 use ablate_remote::{Remote, is_stopped};
-
-#[derive(Debug, Args)]
-pub(super) struct PullArgs {
-    #[command(flatten)]
-    experiment: ExperimentArgs,
-    #[command(flatten)]
-    targets: Targets,
-    /// The remote: `s3://bucket/prefix`, or a folder. Default: `ABLATE_REMOTE`, or `url` of `[remote]` in `.ablate.toml`.
-    #[arg(long, value_name = "URL")]
-    remote: Option<String>,
-}
 
 /// What a pull brought into the store.
 #[derive(Default)]
@@ -45,7 +33,7 @@ pub(super) struct Pulled {
     pub(super) warnings: Vec<String>,
 }
 
-pub(super) fn pull(shell: Shell, global: &Global, arguments: &PullArgs) -> Result<u8> {
+pub(super) fn pull(shell: Shell, global: &Global, arguments: &TransferArgs) -> Result<u8> {
     let address = required_address(arguments.remote.as_deref(), &global.configuration()?)?;
     let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let selected: BTreeSet<InstanceId> = session.selected(&arguments.targets.targets)?.into_iter().collect();

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use clap::Args;
 use serde_json::json;
 
-use super::args::{ExperimentArgs, Global, Targets};
+use super::args::Global;
 use super::format::{counted, human_bytes};
-use super::remote::{required_address, root, with_progress};
+use super::remote::{TransferArgs, required_address, root, with_progress};
 use super::session::{Need, Session};
 use super::shell::Shell;
 use super::{INTERRUPTED, SUCCESS, signals};
@@ -18,18 +17,7 @@ use ablate_engine::{Plan, PlanState};
 use ablate_experiment::InstanceId;
 use ablate_remote::{PushReport, Remote, is_stopped};
 
-#[derive(Debug, Args)]
-pub(super) struct PushArgs {
-    #[command(flatten)]
-    experiment: ExperimentArgs,
-    #[command(flatten)]
-    targets: Targets,
-    /// The remote: `s3://bucket/prefix`, or a folder. Default: `ABLATE_REMOTE`, or `url` of `[remote]` in `.ablate.toml`.
-    #[arg(long, value_name = "URL")]
-    remote: Option<String>,
-}
-
-pub(super) fn push(shell: Shell, global: &Global, arguments: &PushArgs) -> Result<u8> {
+pub(super) fn push(shell: Shell, global: &Global, arguments: &TransferArgs) -> Result<u8> {
     let address = required_address(arguments.remote.as_deref(), &global.configuration()?)?;
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     // Excludes `gc`, which would remove what is being sent.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::args::{ExperimentArgs, Targets};
 use super::format::human_bytes;
 use super::session::Session;
 use super::shell::Shell;
@@ -44,6 +45,18 @@ impl RemoteArgs {
     pub(super) fn address(&self, configuration: &Configuration) -> Result<Option<Address>> {
         if self.no_remote { Ok(None) } else { address(self.remote.as_deref(), configuration) }
     }
+}
+
+/// The arguments of `push` and `pull`.
+#[derive(Debug, Args)]
+pub(super) struct TransferArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(super) targets: Targets,
+    /// The remote: `s3://bucket/prefix`, or a folder. Default: `ABLATE_REMOTE`, or `url` of `[remote]` in `.ablate.toml`.
+    #[arg(long, value_name = "URL")]
+    pub(super) remote: Option<String>,
 }
 
 /// The address of an option, or else of the environment or of a configuration file.

@@ -24,6 +24,9 @@ const SUPERVISOR_DELAY: Duration = Duration::from_secs(5);
 /// The longest line of events in bytes. Events of built-in kinds are much shorter.
 const MAX_LINE: usize = 256 << 20;
 
+/// What a cause says of a process that may have been killed because memory ran out.
+pub(super) const MEMORY: &str = ", as the kernel does when memory runs out";
+
 /// Runs jobs as child processes of the same executable, and the user's programs directly. Each of them runs under a
 /// [`supervisor`], which is reused for the next stage.
 #[derive(Debug)]
@@ -184,7 +187,7 @@ fn classify_exit(
         }
         (_, ExitReason::Exited { code }) => failed(format!("its program ended with exit code {code}")),
         (_, ExitReason::Killed { signal }) => {
-            let memory = if *signal == 9 { ", as the kernel does when memory runs out" } else { "" };
+            let memory = if *signal == 9 { MEMORY } else { "" };
             failed(format!("the child process was killed by signal {signal}{memory}"))
         }
         (_, ExitReason::NotStarted { cause }) => ExecutionResult::Failed(ErrorChain::system(cause.clone())),

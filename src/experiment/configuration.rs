@@ -51,7 +51,8 @@ pub enum ExecutorName {
     Slurm,
 }
 
-/// `[executor.slurm]`: how jobs are submitted, and the resources of all jobs.
+/// `[executor.slurm]`: how jobs are submitted, and the resources of all jobs. The first keys are those of [`JobTable`]: serde either
+/// flattens a table into another one or refuses unknown keys.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlurmTable {

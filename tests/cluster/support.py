@@ -91,7 +91,7 @@ values = [VALUES]
 """
 
 SBATCH = "/usr/bin/sbatch"
-# Counts its calls in the file beside it; `$call` is the number of this one.
+# Counts its calls in a file next to it; `$call` is the number of this one.
 COUNTING = """#!/bin/sh
 echo >> "$0.calls"
 call=$(wc -l < "$0.calls")

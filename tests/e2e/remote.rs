@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{Project, assert_contains, files_below};
 
-/// Two stages in a row, and one beside them.
+/// Two stages in a row, and one without inputs.
 const STUDY: &str = r#"
 name = "study"
 [stage.first]

@@ -104,7 +104,7 @@ rgw data = $root/rgw
 rgw frontends = beast endpoint=127.0.0.1:$port
 rgw thread pool size = 32
 rgw enable usage log = false
-# Frees the space of removed objects at once, instead of after two hours.
+# Frees the space of removed objects immediately, instead of after two hours.
 rgw gc obj min wait = 2
 rgw gc processor period = 5
 rgw gc processor max time = 5

@@ -146,7 +146,7 @@ for command in push pull; do
 done
 has "$(on c verify)" " 0 problems"
 
-say "eight writers at once lose nothing"
+say "eight writers at the same time lose nothing"
 for writer in 1 2 3 4 5 6 7 8; do
     cp -a "$work/a" "$work/writer-$writer"
 done

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::Cluster;
 use super::job::declared_variables;
 use super::queue::{Submission, Submitted};
 use super::submission::{MAX_ARRAY, TaskFile, TaskWork, command, comment, detached_key, submission_name, write_task};
+use super::{Cluster, SUBCOMMAND};
 use crate::graph::Graph;
 use crate::options::RunOptions;
 use crate::run_folder::log_path;
@@ -121,7 +121,7 @@ impl DetachContext<'_> {
             count: ids.len(),
             resources,
             folder: &folder,
-            command: &command(self.cluster, &folder),
+            command: &command(self.cluster, SUBCOMMAND, &folder),
             after,
             requeues: self.cluster.table.resumes,
             variables: &declared_variables(&instances)?,

@@ -19,6 +19,7 @@ use crate::identity::{ExternalInputs, Identity};
 use crate::input_paths::input_artifacts;
 use crate::launcher::Launcher;
 use crate::plan::{PlanOptions, PlanState, plan_with};
+use crate::process_launcher::MEMORY;
 use crate::stop::StopFlag;
 use crate::task::{Performed, Task, TaskResult};
 use crate::workers::commit;
@@ -240,7 +241,7 @@ impl Job<'_> {
 
 /// Adds the job's memory to the causes if a process was killed, as the kernel does when memory runs out.
 fn with_memory(mut causes: ErrorChain, memory: Option<u64>) -> ErrorChain {
-    if causes.chain.iter().any(|cause| cause.contains("was killed by signal 9")) {
+    if causes.chain.iter().any(|cause| cause.contains(MEMORY)) {
         causes.chain.push(memory_help(memory));
     }
     causes

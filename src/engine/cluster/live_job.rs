@@ -54,6 +54,11 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Seconds since its stage was seen to start; 0 before.
+    pub(super) fn seconds(&self) -> f64 {
+        self.started.map_or(0.0, |started| started.elapsed().as_secs_f64())
+    }
+
     /// The state in the queue for people; empty while there is nothing to say.
     pub(super) fn describe(&self) -> String {
         let id = self.note.id.as_deref().unwrap_or(&self.note.name);

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
+use super::submission::command;
 use ablate_core::base::{Hash, files};
 use ablate_experiment::JobResources;
 use ablate_store::{Build, Lock, Store};
@@ -42,7 +43,7 @@ fn probe_in(cluster: &Cluster, folder: &Path, resources: &JobResources, build: &
     let text = Hash::of_bytes(folder.as_os_str().as_encoded_bytes()).to_string();
     files::write_atomic(&folder.join(TEXT), text.as_bytes())?;
     let _lock = Lock::take(&folder.join(LOCK))?;
-    let command = [cluster.program.display().to_string(), PROBE_SUBCOMMAND.to_string(), folder.display().to_string()];
+    let command = command(cluster, PROBE_SUBCOMMAND, folder);
     let answer = cluster.queue.run_on_node(resources, &command)?;
     let line = answer.lines().last().unwrap_or_default();
     let report: NodeReport = serde_json::from_str(line).with_context(|| format!("the node printed `{line}`"))?;

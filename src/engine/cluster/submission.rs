@@ -114,8 +114,8 @@ pub(super) fn submission_name(run: &str) -> String {
 }
 
 /// The command of a submission's jobs, without their number.
-pub(super) fn command(cluster: &Cluster, folder: &Path) -> [String; 3] {
-    [cluster.program.display().to_string(), super::SUBCOMMAND.to_string(), folder.display().to_string()]
+pub(super) fn command(cluster: &Cluster, subcommand: &str, folder: &Path) -> [String; 3] {
+    [cluster.program.display().to_string(), subcommand.to_string(), folder.display().to_string()]
 }
 
 /// What people see of a submission in the queue.

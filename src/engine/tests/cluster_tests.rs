@@ -221,18 +221,9 @@ fn stages_with_equal_resources_are_one_submission() {
 
 #[test]
 fn no_answer_leads_to_no_second_job() {
-    expect![[r#"
-        read: ran, it has not run yet
-        ran: read; submitted: 1"#]]
-    .assert_eq(&outcome(Fault::AnswersTooLate, 3));
-    expect![[r#"
-        read: ran, it has not run yet
-        ran: read; submitted: 1"#]]
-    .assert_eq(&outcome(Fault::Silent, 3));
-    expect![[r#"
-        read: ran, it has not run yet
-        ran: read; submitted: 1"#]]
-    .assert_eq(&outcome(Fault::ForgetsEnded, 3));
+    for fault in [Fault::AnswersTooLate, Fault::Silent, Fault::ForgetsEnded] {
+        assert_eq!(outcome(fault, 3), "read: ran, it has not run yet\nran: read; submitted: 1", "{fault:?}");
+    }
 }
 
 #[test]
@@ -286,7 +277,7 @@ fn what_a_person_must_change_is_said() {
 fn a_run_follows_the_jobs_of_a_run_that_was_killed() {
     let (project, options, queue) = on_cluster(Fault::LosesJobs, 1);
     let stages = project.stages(&[("read", json!({ "path": "data.txt" }))]);
-    // Ends at once, as after Ctrl-C, and leaves its job to the queue.
+    // Ends as after Ctrl-C, and leaves its job to the queue.
     let interrupt = options.interrupt.clone();
     let stop = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(1500));

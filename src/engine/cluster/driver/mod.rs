@@ -177,8 +177,7 @@ impl<'a> Driver<'a> {
             .partition(|one| one.task.stop.is_set() && !cancels && !one.task.stop.is_instance_stopped());
         self.live = live;
         for one in &left {
-            let seconds = one.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
-            self.finish(&one.task, TaskResult::Interrupted, seconds);
+            self.finish(&one.task, TaskResult::Interrupted, one.seconds());
         }
         if !left.is_empty() {
             let (count, queue) = (left.len(), self.cluster.queue.name());
@@ -389,8 +388,7 @@ impl<'a> Driver<'a> {
                 one.note.resumes
             )),
         };
-        let seconds = one.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
-        self.finish(&one.task, result, seconds);
+        self.finish(&one.task, result, one.seconds());
         None
     }
 }

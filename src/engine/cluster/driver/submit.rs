@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::{Driver, FULL_PAUSES, Waiting};
+use crate::cluster::SUBCOMMAND;
 use crate::cluster::job::declared_variables;
 use crate::cluster::live_job::Live;
 use crate::cluster::queue::{JobState, QueueEntry, Submission, Submitted};
@@ -144,7 +145,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Submits tasks with equal resources. Returns them with the queue's words if it has no space for so many, and with the
+    /// Submits tasks with equal resources. Returns them with the queue's words if it has too little space for them, and with the
     /// error if they cannot be submitted at all.
     #[expect(clippy::type_complexity, reason = "used once")]
     fn submit_array(
@@ -157,7 +158,7 @@ impl<'a> Driver<'a> {
             Ok(prepared) => prepared,
             Err(error) => return Err((group, error)),
         };
-        let command = command(self.cluster, &folder);
+        let command = command(self.cluster, SUBCOMMAND, &folder);
         let comment = comment(&self.experiment.name, group.iter().map(|one| one.task.instance));
         let submitted = self.cluster.queue.submit(&Submission {
             name: &name,
