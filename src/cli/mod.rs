@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
         Command::Man(arguments) => done(man::man(shell, arguments)),
         Command::Schema { output } => done(schema::schema(shell, *output)),
         Command::ClusterProbe { folder } => done(doctor_cluster::answer_probe(shell, folder)),
-        Command::ClusterJob { folder, index } => cluster_job::cluster_job(folder, *index),
+        Command::ClusterJob { folder, index } => cluster_job::cluster_job(shell, folder, *index),
         Command::Supervisor => {
             if let Err(error) = signals::outlive_terminate() {
                 print_error(shell, &error);

@@ -56,3 +56,10 @@ fn options_of_this_machine_are_refused_for_a_cluster() {
         error.stderr_has(&[&format!("`{}` is for stages of this machine", option[0]), "docs/cluster.md"]);
     }
 }
+
+#[test]
+fn a_job_on_a_node_that_does_not_see_the_store_says_so() {
+    let project = project();
+    let job = project.ablate(&["cluster-job", "no-such-folder", "0"]).exited(1);
+    job.stderr_has(&["error: cannot read `no-such-folder/0.json`"]);
+}

@@ -51,7 +51,8 @@ pub struct JobSignals {
     pub time_limit: Arc<AtomicBool>,
 }
 
-/// Runs the job `index` of the submission in `folder`. Returns its exit code.
+/// Runs the job `index` of the submission in `folder`. Returns its exit code, and why it failed: the node may not be able to write
+/// that where the driver sees it.
 pub fn run_cluster_job(
     folder: &Path,
     index: usize,
@@ -60,7 +61,7 @@ pub fn run_cluster_job(
     launcher: &dyn Launcher,
     build: &dyn Fn(&Store) -> Build,
     signals: &JobSignals,
-) -> u8 {
+) -> (u8, Option<ErrorChain>) {
     let end = end_path(folder, index);
     // The queue repeats a job under the same number.
     files::remove_file(&end).ok();
@@ -83,7 +84,10 @@ pub fn run_cluster_job(
     // The driver also finds the result without this file, from the store or from the queue.
     let text = serde_json::to_vec(&result).unwrap_or_else(|error| panic!("BUG: a result is plain data: {error}"));
     files::write_private(&end, &text).ok();
-    code
+    match result {
+        JobResult::Failed(causes) => (code, Some(causes)),
+        JobResult::Done | JobResult::Interrupted { .. } => (code, None),
+    }
 }
 
 struct Job<'a> {
