@@ -188,8 +188,11 @@ impl<'a> Driver<'a> {
         }
         let mut ids = Vec::new();
         for one in self.live.iter_mut().filter(|one| one.task.stop.is_set() && one.cancelled.is_none()) {
-            one.cancelled = Some(Instant::now());
-            ids.extend(one.note.id.clone());
+            // A job whose submission was not answered has an id when the queue lists it.
+            if let Some(id) = &one.note.id {
+                one.cancelled = Some(Instant::now());
+                ids.push(id.clone());
+            }
         }
         if !ids.is_empty() {
             if let Err(error) = self.cluster.queue.cancel(&ids) {
