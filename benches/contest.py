@@ -18,7 +18,7 @@ from servers import Answer, Server
 BREAK = 2.0
 """Seconds until a measurement that others disturbed is tried again."""
 
-STEPS = {"S": 20, "M": 6, "L": 4, "default": 20}
+STEPS = {"S": 20, "M": 6, "L": 4, "default": 20, "smolvlm": 1}
 """Of one measurement, besides the first, which is not timed."""
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}

@@ -76,7 +76,7 @@ def cost(options: argparse.Namespace, model: Path, size: dict, precision: str, a
     command = [str(options.server.with_name("bench-cost")), "--model", str(model), "--precision", precision]
     numbers = {
         "rows": size["rows"], "positions": size["inputs"], "targets": size["inputs"] - first_target,
-        "tiles": int(size["eyes"]), "prompts": size["prompts"], "samples": size["samples"],
+        "tiles": int(bool(size["eyes"])), "prompts": size["prompts"], "samples": size["samples"],
         "prompt-tokens": size["prompt_tokens"], "new-tokens": size["new_tokens"],
     }
     for name, value in numbers.items():

@@ -24,7 +24,7 @@ from servers import Server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
-SIZES = ["S", "M", "L", "default"]
+SIZES = ["S", "M", "L", "default", "smolvlm"]
 CONTESTS = {"train": train, "generate": generate}
 WORK = [*CONTESTS, "kernels"]
 

@@ -95,7 +95,12 @@ enum Request {
         operations: bool,
     },
     /// Samples responses to every prompt; `greedy`: one greedy response to each, which is returned.
-    Generate { greedy: bool },
+    Generate {
+        greedy: bool,
+        /// Whether to return the cost of each operation.
+        #[serde(default)]
+        operations: bool,
+    },
     /// The log-probability of every target of the batch.
     Score,
     /// The peak of the processor: multiply-adds on registers only.
@@ -128,7 +133,7 @@ fn main() -> Result<()> {
         let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
         let answer = match request {
             Request::Train { steps, operations } => server.train(steps, operations)?,
-            Request::Generate { greedy } => server.generate(greedy)?,
+            Request::Generate { greedy, operations } => server.generate(greedy, operations)?,
             Request::Score => server.score()?,
             Request::Peak { threads } => json!({ "flops_per_second": peak::measure(threads)? }),
         };
@@ -196,19 +201,13 @@ impl Server {
         let tokens = trained.tokens / trained.steps * steps as u64;
         let flops = trained.flops / trained.steps as f64 * steps as f64;
         let norms: Vec<f64> = trained.curve.iter().map(|point| point.gradient_norm).collect();
-        let cost = |(operation, cost): (&str, OpCost)| {
-            let OpCost { calls, time, flops, bytes } = cost;
-            let cost = json!({ "calls": calls, "seconds": time.as_secs_f64(), "flops": flops, "bytes": bytes });
-            (operation.to_string(), cost)
-        };
-        let costs: Map<String, Value> = profile::stop().into_iter().map(cost).collect();
         Ok(json!({
             "wall": wall, "tokens": tokens, "flops": flops, "losses": losses, "gradient_norms": norms,
-            "operations": costs,
+            "operations": costs(),
         }))
     }
 
-    fn generate(&self, greedy: bool) -> Result<Value> {
+    fn generate(&self, greedy: bool, operations: bool) -> Result<Value> {
         let prompt = |(index, PromptEntry { tokens, image }): (usize, &PromptEntry)| TokenPrompt {
             key: index.to_string(),
             tokens: tokens.clone(),
@@ -230,6 +229,9 @@ impl Server {
         let mut wall = 0.0;
         // The first call is not timed: it fills the caches after the run of another library.
         for _ in 0..2 {
+            if operations {
+                profile::start();
+            }
             let start = Instant::now();
             generate(
                 &model,
@@ -249,8 +251,18 @@ impl Server {
         let tokens: u32 = responses.iter().flatten().map(|response| response.count).sum();
         let greedy_tokens: Vec<&[u32]> =
             responses.iter().flatten().filter(|_| greedy).map(|response| response.tokens.as_slice()).collect();
-        Ok(json!({ "wall": wall, "tokens": tokens, "responses": greedy_tokens }))
+        Ok(json!({ "wall": wall, "tokens": tokens, "responses": greedy_tokens, "operations": costs() }))
     }
+}
+
+/// The costs of operations since [`profile::start`], by name.
+fn costs() -> Map<String, Value> {
+    let cost = |(operation, cost): (&str, OpCost)| {
+        let OpCost { calls, time, flops, bytes } = cost;
+        let cost = json!({ "calls": calls, "seconds": time.as_secs_f64(), "flops": flops, "bytes": bytes });
+        (operation.to_string(), cost)
+    };
+    profile::stop().into_iter().map(cost).collect()
 }
 
 /// Measures the time from the end of the first step to the end of the last one.
@@ -290,7 +302,7 @@ struct Images(BTreeMap<String, PixelValues>);
 
 impl Images {
     fn new(size: u32, images: BTreeMap<String, Vec<f32>>) -> Images {
-        let shape = ImageShape { width: size, height: size, grid: None };
+        let shape = ImageShape::single(size, size, size);
         Images(images.into_iter().map(|(key, values)| (key, PixelValues { shape, values: values.into() })).collect())
     }
 }

@@ -16,6 +16,7 @@ QUIET = 0.05
 FASTER = {
     ("S", "train"): 2.5, ("M", "train"): 1.8, ("L", "train"): 1.4,
     ("S", "generate"): 10.0, ("default", "generate"): 10.0, ("M", "generate"): 4.0,
+    ("smolvlm", "train"): 1.3, ("smolvlm", "generate"): 5.0,
 }
 """Times by which the peer's median must exceed ours."""
 

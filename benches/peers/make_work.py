@@ -20,11 +20,27 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 LEARNING_RATE = 5e-4
 SAMPLES = 32
-IMAGE_SIZE, PATCH_SIZE, IMAGE_TOKENS = 32, 8, 16
+
+
+@dataclass(frozen=True)
+class Eyes:
+    family: str
+    image_size: int
+    patch_size: int
+    tokens: int
+    """Of an image, which is one tile."""
+
+
+SMALL = Eyes("llava", 32, 8, 16)
+# One tile of SmolVLM.
+TILE = Eyes("smolvlm", 512, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Size:
     prompts: int
     prompt_tokens: int
     new_tokens: int
-    eyes: bool = False
+    eyes: Eyes | None = None
     positions: int = 1024
 
 
@@ -53,10 +69,13 @@ SIZES = {
     "L": Size(512, 8, 8, 4, 1536, 8192, 10000.0, rows=4, inputs=256, prompts=2, prompt_tokens=32, new_tokens=64),
     # The nearest that transformers has to the default experiment's model, at its batch and length of responses.
     "default": Size(64, 3, 4, 4, 176, 480, 1000.0, rows=16, inputs=96, prompts=8, prompt_tokens=33, new_tokens=48,
-                    eyes=True),
+                    eyes=SMALL),
     # 300 million parameters, for a GPU.
     "XL": Size(1024, 16, 16, 8, 4096, 24576, 10000.0, rows=16, inputs=512, prompts=16, prompt_tokens=64, new_tokens=128,
-               eyes=True),
+               eyes=SMALL),
+    # SmolVLM-256M's shape.
+    "smolvlm": Size(576, 30, 9, 3, 1536, 49280, 100000.0, rows=2, inputs=160, prompts=2, prompt_tokens=96, new_tokens=16,
+                    eyes=TILE, positions=8192),
     # Llama 3's 8B, in bf16, for an adapter on a GPU.
     "8B": Size(4096, 32, 32, 8, 14336, 128256, 500000.0, rows=4, inputs=2048, prompts=1, prompt_tokens=512, new_tokens=128,
                positions=8192),
@@ -70,38 +89,49 @@ def model(size: Size) -> PreTrainedModel:
         rope_parameters={"rope_type": "default", "rope_theta": size.theta}, max_position_embeddings=size.positions,
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )
-    if not size.eyes:
+    if size.eyes is None:
         return LlamaForCausalLM(text)
+    if size.eyes is TILE:
+        vision = SmolVLMVisionConfig(
+            hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+            image_size=TILE.image_size, patch_size=TILE.patch_size,
+        )
+        return SmolVLMForConditionalGeneration(SmolVLMConfig(
+            vision_config=vision, text_config=text, image_token_id=size.vocab - 1, scale_factor=4,
+            tie_word_embeddings=False,
+        ))
     vision = CLIPVisionConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=176, image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE, hidden_act="gelu",
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=176,
+        image_size=SMALL.image_size, patch_size=SMALL.patch_size, hidden_act="gelu",
     )
     return LlavaForConditionalGeneration(LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=size.vocab - 1, image_seq_length=IMAGE_TOKENS,
+        vision_config=vision, text_config=text, image_token_index=size.vocab - 1, image_seq_length=SMALL.tokens,
         vision_feature_layer=-1, vision_feature_select_strategy="default", projector_hidden_act="gelu",
         tie_word_embeddings=False,
     ))
 
 
 def work(size: Size, chance: random.Random) -> dict[str, object]:
+    features, side = (size.eyes.tokens, size.eyes.image_size) if size.eyes else (0, 1)
+
     def tokens(count: int) -> list[int]:
         """Text, behind an image where the model has eyes."""
-        image = [size.vocab - 1] * IMAGE_TOKENS if size.eyes else []
+        image = [size.vocab - 1] * features
         text = [chance.randrange(1, size.vocab - 1) for _ in range(count - len(image))]
         return text[:1] + image + text[1:]
 
     def image(index: int) -> str | None:
         return str(index) if size.eyes else None
 
-    first_target = 1 + IMAGE_TOKENS if size.eyes else 1
+    first_target = 1 + features
     rows = [{"tokens": tokens(size.inputs + 1), "first_target": first_target, "image": image(index)}
             for index in range(size.rows)]
     prompts = [{"tokens": tokens(size.prompt_tokens), "image": image(index)} for index in range(size.prompts)]
-    pixels = 3 * IMAGE_SIZE * IMAGE_SIZE
+    pixels = 3 * side * side
     images = {str(index): [round(chance.uniform(-2, 2), 4) for _ in range(pixels)]
               for index in range(max(size.rows, size.prompts) if size.eyes else 0)}
     return {"rows": rows, "learning_rate": LEARNING_RATE, "prompts": prompts, "samples": SAMPLES,
-            "new_tokens": size.new_tokens, "image_size": IMAGE_SIZE, "images": images}
+            "new_tokens": size.new_tokens, "image_size": side, "images": images}
 
 
 def main() -> None:

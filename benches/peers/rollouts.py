@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 
 
 class Rollouts:
@@ -24,7 +24,7 @@ class Rollouts:
         size = json.loads((folder / "size.json").read_text())
         prompts = self.work["prompts"]
         self.tokens = torch.tensor([prompt["tokens"] for prompt in prompts]).to(device)
-        kind = LlavaForConditionalGeneration if size["eyes"] else LlamaForCausalLM
+        kind = AutoModelForImageTextToText if size["eyes"] else LlamaForCausalLM
         self.model = kind.from_pretrained(folder / "model", dtype=dtype, attn_implementation="sdpa")
         self.model.to(device).eval()
         self.pixels = None
@@ -32,7 +32,8 @@ class Rollouts:
         if size["eyes"]:
             side = self.work["image_size"]
             images = [self.work["images"][prompt["image"]] for prompt in prompts]
-            self.pixels = torch.tensor(images).view(-1, 3, side, side).to(device, dtype)
+            shape = (-1, 1, 3, side, side) if size["eyes"]["family"] == "smolvlm" else (-1, 3, side, side)
+            self.pixels = torch.tensor(images).view(shape).to(device, dtype)
             self.never = [self.model.config.image_token_id]
 
     def generate(self, greedy: bool, threads: int, together: int) -> dict[str, object]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 from twin import Twin
 
 IGNORED = -100
@@ -56,16 +56,17 @@ class Training:
         size = json.loads((folder / "size.json").read_text())
         rows = self.work["rows"]
         tokens = torch.tensor([row["tokens"] for row in rows])
-        self.inputs, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        self.inputs, self.targets = tokens[:, :-1].clone(), tokens[:, 1:].clone()
         for row, targets in zip(rows, self.targets):
             targets[: row["first_target"] - 1] = IGNORED
         self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
         path = str(folder / "model")
         if size["eyes"]:
             side = self.work["image_size"]
-            self.pixels = torch.tensor([self.work["images"][row["image"]] for row in rows]).view(-1, 3, side, side)
-            self.pixels = self.pixels.to(device)
-            self.model = LlavaForConditionalGeneration.from_pretrained(
+            # SmolVLM takes a list of tiles per row.
+            shape = (-1, 1, 3, side, side) if size["eyes"]["family"] == "smolvlm" else (-1, 3, side, side)
+            self.pixels = torch.tensor([self.work["images"][row["image"]] for row in rows]).view(shape).to(device)
+            self.model = AutoModelForImageTextToText.from_pretrained(
                 path, dtype=torch.float32, attn_implementation="sdpa"
             )
         else:

@@ -11,6 +11,7 @@ use super::doctor_cluster;
 use super::resources::ExecutorChoice;
 use super::shell::Shell;
 use super::value_parsers::{at_least_one, precision};
+use crate::stages::checkpoint_folders::CheckpointFolders;
 use ablate_core::base::wrong_input;
 use ablate_experiment::ExecutorName;
 use ablate_nn::cost::{self, BatchShape, GenerationShape, Memory, Trainable, Workload};
@@ -83,7 +84,8 @@ impl Needs {
         };
         let trained = [training(false)?, training(true)?];
         // Half of a sequence is its prompt, or more if its images need more.
-        let image_tokens = architecture.vision.as_ref().map_or(0, |vision| tiles * vision.tile_tokens());
+        let image_tokens =
+            architecture.vision.as_ref().map_or(0, |vision| tiles * vision.tile_tokens(vision.own_tile()));
         let prompt_tokens = positions.div_ceil(2).max(image_tokens + 1).min(positions);
         let sequences = GenerationShape {
             prompts: *batch,
@@ -160,7 +162,7 @@ pub(super) fn doctor(shell: Shell, global: &Global, arguments: &DoctorArgs) -> R
         Ok(listed(&devices))
     });
     let needs = arguments.model.as_ref().map(|folder| {
-        let architecture = Checkpoint::read_architecture(folder)?;
+        let architecture = Checkpoint::read_architecture(&CheckpointFolders::of_path(folder)?.weights)?;
         Needs::new(&architecture, &arguments.batch).with_context(|| format!("`{}`", folder.display()))
     });
     let needs = needs.transpose().map_err(wrong_input)?;

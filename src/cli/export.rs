@@ -9,6 +9,7 @@ use serde_json::json;
 use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
+use crate::stages::checkpoint_folders::CheckpointFolders;
 use ablate_core::base::escape::escape_line;
 use ablate_core::base::{files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind};
@@ -48,7 +49,8 @@ pub(super) fn export(shell: Shell, global: &Global, arguments: &ExportArgs) -> R
     };
     let outputs: Vec<(&str, &Artifact)> = record.outputs.iter().collect();
     let source = checkpoint(&session, id, &outputs)?;
-    let transformers = is_of_transformers(&source)?;
+    let folders = CheckpointFolders::of_path(&source)?;
+    let transformers = is_of_transformers(&folders.weights)?;
     let Session { experiment: loaded, expansion, store, .. } = &session;
     let overrides = &experiment.overrides;
     let card = model_card::render(&CardInput {
@@ -60,7 +62,7 @@ pub(super) fn export(shell: Shell, global: &Global, arguments: &ExportArgs) -> R
         overrides,
         transformers,
     })?;
-    copy(&source, folder, &card)?;
+    copy(&source, &folders, folder, &card)?;
     if shell.json {
         return shell.json(&json!({ "instance": name, "folder": folder, "card": folder.join(CARD) }));
     }
@@ -81,10 +83,12 @@ fn checkpoint(session: &Session, id: InstanceId, outputs: &[(&str, &Artifact)]) 
         let names: Vec<String> = outputs.iter().map(|(output, _)| format!("`{}`", escape_line(output))).collect();
         bail!("`{name}` has no checkpoint: its outputs are {}", names.join(", "))
     };
-    if session.store.check(artifact, true)? != ObjectState::Present {
-        bail!(
-            "the output `{output}` of `{name}` is damaged in the store: run `ablate verify`, then `ablate run` makes it again"
-        );
+    for artifact in artifact.with_bases() {
+        if session.store.check(&artifact, true)? != ObjectState::Present {
+            bail!(
+                "the output `{output}` of `{name}` is damaged in the store: run `ablate verify`, then `ablate run` makes it again"
+            );
+        }
     }
     Ok(path(artifact))
 }
@@ -95,17 +99,17 @@ fn is_of_transformers(folder: &Path) -> Result<bool> {
     Ok(config.get("model_type").is_some())
 }
 
-/// Copies a checkpoint and adds the card. The folder gets its name when it is complete.
-fn copy(source: &Path, folder: &Path, card: &str) -> Result<()> {
+/// Copies a checkpoint, with its adapters merged, and adds the card. The folder gets its name when it is complete.
+fn copy(source: &Path, folders: &CheckpointFolders, folder: &Path, card: &str) -> Result<()> {
     let folder = std::path::absolute(folder)?;
     let mut partial = folder.clone().into_os_string();
     partial.push(format!(".partial-{}", std::process::id()));
     let partial = PathBuf::from(partial);
     let copied = (|| {
-        for (name, path) in files::walk(source)? {
-            let to = partial.join(if name == CARD { OTHER_CARD } else { &name });
-            files::copy(&path, &to)?;
-            modes::set_default(&to, false)?;
+        if folders.has_adapters() {
+            folders.write_merged(&partial)?;
+        } else {
+            copy_files(source, &partial)?;
         }
         files::write_atomic(&partial.join(CARD), card.as_bytes())?;
         if folder.symlink_metadata().is_ok() {
@@ -117,4 +121,13 @@ fn copy(source: &Path, folder: &Path, card: &str) -> Result<()> {
         files::remove_dir(&partial)?;
     }
     copied
+}
+
+fn copy_files(source: &Path, folder: &Path) -> Result<()> {
+    for (name, path) in files::walk(source)? {
+        let to = folder.join(if name == CARD { OTHER_CARD } else { &name });
+        files::copy(&path, &to)?;
+        modes::set_default(&to, false)?;
+    }
+    Ok(())
 }

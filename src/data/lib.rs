@@ -3,6 +3,7 @@
 
 pub mod image_keys;
 pub mod image_placeholders;
+pub mod image_text;
 pub mod jsonl;
 pub mod records;
 pub mod rng;

@@ -49,6 +49,12 @@ pub(super) fn input_paths(
     Ok(inputs)
 }
 
+/// The checkpoints that these inputs build on, with their paths.
+pub(super) fn base_paths(artifacts: &BTreeMap<String, Artifact>, store: &Store) -> BTreeMap<Hash, PathBuf> {
+    let bases = artifacts.values().flat_map(|artifact| &artifact.bases);
+    bases.map(|base| (base.hash, store.artifact_path(&base.artifact()))).collect()
+}
+
 /// The image packs that the rows of these inputs refer to.
 pub(super) fn image_packs(artifacts: &BTreeMap<String, Artifact>) -> BTreeSet<Hash> {
     let mut packs = BTreeSet::new();

@@ -28,6 +28,9 @@ pub struct Job {
     pub config: Value,
     pub inputs: BTreeMap<String, InputPath>,
     pub images: BTreeMap<Hash, PathBuf>,
+    /// The checkpoints that inputs build on.
+    #[serde(default)]
+    pub bases: BTreeMap<Hash, PathBuf>,
     pub out: PathBuf,
     pub scratch: PathBuf,
     pub seed: u64,
@@ -56,6 +59,7 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
     let context = StageContext {
         inputs: job.inputs.clone(),
         images: job.images.clone(),
+        bases: job.bases.clone(),
         out: job.out.clone(),
         scratch: job.scratch.clone(),
         seed: Seed(job.seed),

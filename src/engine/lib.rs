@@ -53,6 +53,7 @@ mod output_stream;
 mod outputs;
 mod past_run;
 mod process_tree;
+mod program_inputs;
 mod run_folder;
 mod run_number;
 mod run_state;

@@ -22,7 +22,7 @@ use super::run_number::take_number;
 use super::scheduler::Scheduler;
 use super::select::matching;
 use ablate_core::base::{Hash, files};
-use ablate_core::stage::Pool;
+use ablate_core::stage::{Artifact, Pool};
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
 use ablate_store::{ExperimentId, Lock, ObjectState, Store, host};
 
@@ -159,11 +159,11 @@ fn verified_plan(
             for input in &expansion.get(*id).inputs {
                 let Upstream::Output { instance, output, .. } = &input.upstream else { continue };
                 let upstream = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(output));
-                if let Some(artifact) = upstream
-                    && store.check(artifact, true)? != ObjectState::Present
-                {
-                    store.quarantine(artifact)?;
-                    damaged = true;
+                for artifact in upstream.into_iter().flat_map(Artifact::with_bases) {
+                    if store.check(&artifact, true)? != ObjectState::Present {
+                        store.quarantine(&artifact)?;
+                        damaged = true;
+                    }
                 }
             }
         }

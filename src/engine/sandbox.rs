@@ -44,6 +44,8 @@ pub(super) enum SandboxInput {
     /// Files by their names relative to the input; the name of a single file is empty. They are copied: a script then
     /// finds only declared inputs next to itself, and a program cannot change the originals.
     Files { files: Vec<(String, PathBuf)>, external: bool },
+    /// The kind of the stage writes it before the program starts.
+    WrittenByKind,
 }
 
 /// Creates a sandbox in a folder that no earlier attempt used, because processes of that attempt may still write there.
@@ -61,6 +63,7 @@ pub(super) fn prepare(
         let path = folder.join(name);
         match input(role)? {
             SandboxInput::Object(object) => files::symlink(&object, &path)?,
+            SandboxInput::WrittenByKind => {}
             SandboxInput::Files { files, external } => {
                 if files.iter().all(|(name, _)| !name.is_empty()) {
                     files::create_dir(&path)?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::capped_log::LOG_END;
 use super::environment;
 use super::identity::{ExternalInputs, Identity};
-use super::input_paths::{image_pack_paths, image_packs, input_paths};
+use super::input_paths::{base_paths, image_pack_paths, image_packs, input_paths};
 use super::job::Job;
 use super::launcher::{ExecutionContext, ExecutionResult, Launcher, Work};
 use super::output_permissions::normalize_permissions;
@@ -23,7 +23,7 @@ use super::shared_results::{SharedResults, fetch_one};
 use super::stop::StopFlag;
 use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
-use ablate_core::stage::{Artifact, ArtifactKind, InputPath, OutputSpec};
+use ablate_core::stage::{Artifact, ArtifactKind, BaseCheckpoint, InputPath, OutputSpec};
 use ablate_experiment::{Instance, InstanceId, Upstream};
 use ablate_store::{self, Build, Lock, ObjectState, Provenance, SlimRecord, StageRecord, Store, list_files};
 
@@ -131,7 +131,7 @@ impl Task<'_> {
         };
         let time = self.instance.limits.time.or(self.time);
         let context = ExecutionContext { job: &path, log: &self.log, stop: &self.stop, events: &on_event, time };
-        let result = self.launcher.execute(&work, &context);
+        let result = self.execute(&work, &context)?;
         if matches!(work, Work::BuiltIn(_)) && !matches!(result, ExecutionResult::Done(_)) {
             work_done.write();
         }
@@ -217,7 +217,7 @@ impl Task<'_> {
     /// Prepares the work folder: the sandbox of a program, or an empty `out` and the `scratch` of the last attempt.
     fn prepare(&self) -> Result<Work> {
         for (role, artifact) in &self.artifacts {
-            self.check_artifact(artifact, role)?;
+            artifact.with_bases().try_for_each(|artifact| self.check_artifact(&artifact, role))?;
         }
         let mut inputs = input_paths(self.instance, &self.identity, &self.artifacts, self.store)?;
         if let Some(program) = self.instance.parsed()?.program() {
@@ -230,25 +230,30 @@ impl Task<'_> {
             let note = |text: String| self.write_log(&text);
             return Ok(Work::Program(sandbox::prepare(folder, &program, &input, &context, &note)?));
         }
+        let (out, scratch) = (self.work().join("out"), self.work().join("scratch"));
         let images = image_pack_paths(&self.artifacts, self.store)?;
         // The child of a killed run may still be writing. Wait for its end before the folder is cleared.
         let child_lock = self.store.child_lock_path(self.identity.fingerprint);
         let Some(lock) = Lock::take_within(&child_lock, 500, Duration::from_millis(20))? else {
             bail!("a process of an earlier run is still working on this stage: it holds `{}`", child_lock.display());
         };
-        let (out, scratch) = (self.work().join("out"), self.work().join("scratch"));
         files::remove_dir(&out)?;
         files::create_dir(&out)?;
         files::create_dir(&scratch)?;
         self.hide_ignored(&mut inputs)?;
         drop(lock);
-        let variables = environment::declared_variables(&self.instance.parsed()?.variables())?;
-        Ok(Work::BuiltIn(Box::new(Job {
+        Ok(Work::BuiltIn(Box::new(Job { images, ..self.job(inputs, out, scratch)? })))
+    }
+
+    /// A job of the instance's kind with these inputs, without image packs.
+    pub(super) fn job(&self, inputs: BTreeMap<String, InputPath>, out: PathBuf, scratch: PathBuf) -> Result<Job> {
+        Ok(Job {
             instance: self.instance.name.clone(),
             kind: self.instance.kind.name.to_string(),
             config: self.instance.table()?,
             inputs,
-            images,
+            images: BTreeMap::new(),
+            bases: base_paths(&self.artifacts, self.store),
             out,
             scratch,
             seed: self.instance.seed,
@@ -257,9 +262,9 @@ impl Task<'_> {
             replies: self.store.replies_path(),
             retry: self.retry.clone(),
             detach: self.detach,
-            lock: child_lock,
-            variables,
-        })))
+            lock: self.store.child_lock_path(self.identity.fingerprint),
+            variables: environment::declared_variables(&self.instance.parsed()?.variables())?,
+        })
     }
 
     /// Replaces an input folder with ignored files by a folder of links to the other files, because a stage must not read
@@ -284,6 +289,7 @@ impl Task<'_> {
     /// An input as the sandbox of a program shows it.
     fn sandbox_input(&self, input: &InputPath, artifact: Option<&Artifact>) -> Result<SandboxInput> {
         Ok(match artifact {
+            Some(artifact) if !artifact.bases.is_empty() => SandboxInput::WrittenByKind,
             Some(artifact) if artifact.tree => {
                 let names = self.store.tree(artifact.hash)?.files.into_keys();
                 let files = names.map(|name| (name.clone(), input.path.join(&name))).collect();
@@ -299,6 +305,7 @@ impl Task<'_> {
 
     fn take_outputs(&self, out: &Path) -> Result<BTreeMap<String, Artifact>> {
         let mut images = image_packs(&self.artifacts);
+        let stage = self.instance.parsed()?;
         let mut taken = BTreeMap::new();
         for output in &*self.instance.outputs {
             let path = out.join(&*output.name);
@@ -308,7 +315,12 @@ impl Task<'_> {
                     self.write_log(&format!("the empty folder `{}/{empty}` is not part of the output", output.name));
                 }
             }
-            let artifact = self.store.put(&path, output.kind)?;
+            let mut artifact = self.store.put(&path, output.kind)?;
+            if let Some(role) = stage.base_input(&output.name) {
+                let Artifact { hash, size, bases, .. } = self.artifact(role)?.clone();
+                artifact.bases = bases;
+                artifact.bases.push(BaseCheckpoint { hash, size });
+            }
             if output.kind == ArtifactKind::Images {
                 images.insert(artifact.hash);
             }
@@ -332,13 +344,14 @@ impl Task<'_> {
                 }
                 // A program may have written through its link.
                 Upstream::Output { .. } => {
-                    let artifact = self.artifact(&input.role)?;
-                    if self.store.check(artifact, false)? != ObjectState::Present {
-                        self.store.quarantine(artifact)?;
-                        bail!(
-                            "its input `{}` changed while the stage ran: inputs are read-only\nhelp: edit a copy instead; the next run produces the input again",
-                            input.role
-                        );
+                    for artifact in self.artifact(&input.role)?.with_bases() {
+                        if self.store.check(&artifact, false)? != ObjectState::Present {
+                            self.store.quarantine(&artifact)?;
+                            bail!(
+                                "its input `{}` changed while the stage ran: inputs are read-only\nhelp: edit a copy instead; the next run produces the input again",
+                                input.role
+                            );
+                        }
                     }
                 }
                 Upstream::Environment { .. } => {}

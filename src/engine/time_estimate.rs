@@ -126,7 +126,8 @@ impl Predictions<'_> {
     fn size(&self, id: InstanceId, output: &str) -> Option<f64> {
         let entry = self.plan.get(id);
         let record = entry.record.as_ref().filter(|_| entry.state == PlanState::Fresh);
-        let stored = record.and_then(|record| record.outputs.get(output)).map(|artifact| artifact.size as f64);
+        let stored =
+            record.and_then(|record| record.outputs.get(output)).map(|artifact| artifact.size_with_bases() as f64);
         stored.or_else(|| self.sizes.get(&(id, output.to_string())).copied())
     }
 }

@@ -77,7 +77,7 @@ impl TimeHistory {
             store.fingerprints()?.par_iter().filter_map(|fingerprint| store.record(*fingerprint)).collect();
         let artifacts = records.iter().flat_map(|record| record.outputs.values());
         let sizes: HashMap<Hash, (ArtifactKind, u64)> =
-            artifacts.map(|artifact| (artifact.hash, (artifact.kind, artifact.size))).collect();
+            artifacts.map(|artifact| (artifact.hash, (artifact.kind, artifact.size_with_bases()))).collect();
         let mut by_kind: BTreeMap<&'static str, History> = BTreeMap::new();
         for kind in kinds {
             let mut of_kind: Vec<&StageRecord> =
@@ -118,7 +118,7 @@ impl Past {
         let outputs = record
             .outputs
             .iter()
-            .map(|(name, artifact)| (name.clone(), (artifact.size as f64, is_rows(artifact.kind))));
+            .map(|(name, artifact)| (name.clone(), (artifact.size_with_bases() as f64, is_rows(artifact.kind))));
         Past { features, seconds: provenance.seconds * threads as f64, on_gpu, outputs: outputs.collect() }
     }
 }
@@ -146,7 +146,7 @@ impl Features {
         Features { values, seed, work: Some(work), ..Features::default() }
     }
 
-    /// Adds the sizes of the inputs. A size that is not known makes the sum unknown.
+    /// Adds the sizes of the inputs, that of an adapter with its base. A size that is not known makes the sum unknown.
     pub(super) fn add_inputs(&mut self, inputs: impl Iterator<Item = (ArtifactKind, Option<f64>)>) {
         let (mut models, mut rows) = (Some(0.0), Some(0.0));
         for (kind, size) in inputs {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::checkpoint::Checkpoint;
 use super::kernels::elementwise::accumulate_scaled;
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
-use super::parameters::{ParamGroup, Parameter};
+use super::parameters::{POOL_PROJECTOR, ParamGroup, Parameter};
 use super::patterns::{self, Pattern};
 use ablate_core::base::Seed;
 use ablate_data::rng::uniform;
@@ -106,6 +106,9 @@ impl Adapter {
             matmul(*outputs, *inputs, self.rank, up, down, &mut product, *inputs, Accumulate::No);
             let weights: &mut Vec<f32> = Arc::make_mut(&mut model.weights[index]);
             accumulate_scaled(weights, &product, self.scale() as f32);
+            if !weights.iter().all(|weight| weight.is_finite()) {
+                bail!("the weights of `{name}` are NaN or infinite after the adapter was added");
+            }
         }
         Ok(())
     }
@@ -114,15 +117,25 @@ impl Adapter {
 /// The group that a layer belongs to.
 fn group_of(name: &str) -> ParamGroup {
     match name.split('.').next() {
-        Some("vision_tower") => ParamGroup::Vision,
+        Some("visual") if is_merger(name) => ParamGroup::Projector,
+        Some("vision_tower" | "visual") => ParamGroup::Vision,
         Some("multi_modal_projector") => ParamGroup::Projector,
         _ => ParamGroup::Decoder,
     }
 }
 
-/// The linear layers of a model's blocks and its projector, with their names, in the order of the parameters.
+/// Whether a layer is part of a patch merger.
+fn is_merger(name: &str) -> bool {
+    name.starts_with("visual.merger.") || name.starts_with("visual.deepstack_merger_list.")
+}
+
+/// The linear layers of a model's blocks and its projector, with their names, in the order of the parameters. Gemma 3's projection is a
+/// parameter and no layer in transformers, which PEFT cannot adapt.
 pub(crate) fn linear_layers(model: &Checkpoint) -> Vec<(String, Parameter)> {
-    let inside = |name: &str| name.contains("layers.") || name.starts_with("multi_modal_projector.");
+    let blocks =
+        |name: &str| name.contains("layers.") || name.contains("encoder.layer.") || name.starts_with("visual.blocks.");
+    let projector = |name: &str| name.starts_with("multi_modal_projector.") || is_merger(name);
+    let inside = |name: &str| blocks(name) || (projector(name) && name != POOL_PROJECTOR);
     let layer = |parameter: Parameter| {
         let name = parameter.name.strip_suffix(".weight")?.to_string();
         (parameter.used && parameter.shape.len() == 2 && inside(&name)).then_some((name, parameter))

@@ -6,8 +6,9 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::architecture::Vision;
-use super::pixel_values::ImageShape;
+use super::architecture::{Tower, Vision};
+use super::patch_order::cell_order;
+use ablate_data::images::ImageShape;
 
 /// A feature at one position of the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +26,20 @@ impl Vision {
     }
 }
 
-/// The features of one image in the order of the sequence. A model that does not cut images has those of its one tile.
+/// The features of one image in the order of the sequence. Without newlines, this is the order of the tiles.
 pub(crate) fn pack_image_features(vision: &Vision, shape: ImageShape) -> Result<Vec<PackedFeature>> {
-    let (side, tokens) = (vision.side(), vision.tile_tokens());
-    let mut features: Vec<PackedFeature> = (0..tokens).map(PackedFeature::Feature).collect();
-    if !vision.tiled {
-        return Ok(features);
+    let tile = vision.tile(shape.tile);
+    let tokens = vision.tile_tokens(tile);
+    let vit = match &vision.tower {
+        // One tile, whose features come in the order of the tower.
+        Tower::Dynamic(vit) => return Ok(cell_order(vit, tile).into_iter().map(PackedFeature::Feature).collect()),
+        Tower::Vit(vit) => vit,
+    };
+    let side = vit.side();
+    if !vision.newlines {
+        return Ok((0..shape.tiles as usize * tokens).map(PackedFeature::Feature).collect());
     }
+    let mut features: Vec<PackedFeature> = (0..tokens).map(PackedFeature::Feature).collect();
     if tokens != side * side {
         bail!("a tile has {tokens} features, but {side} x {side} patches: features cannot be laid out in rows");
     }
@@ -66,7 +74,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::architecture::VisionFamily;
+    use crate::architecture::{VisionFamily, Vit};
     use crate::tests::support::golden;
     use crate::{Architecture, ModelConfig};
     use ablate_core::base::files;
@@ -90,7 +98,12 @@ mod tests {
 
     fn vision(image_size: usize, patch_size: usize, tiled: bool) -> Vision {
         let config = ModelConfig { image_size, patch_size, ..ModelConfig::default() };
-        Vision { tiled, ..Architecture::from_config(&config, 8, 1).vision.unwrap() }
+        Vision { newlines: tiled, ..Architecture::from_config(&config, 8, 1).vision.unwrap() }
+    }
+
+    fn clip(vision: Vision) -> Vision {
+        let vit = vision.tower.vit().unwrap().clone();
+        Vision { tower: Tower::Vit(Vit { family: VisionFamily::Clip, ..vit }), ..vision }
     }
 
     #[test]
@@ -100,7 +113,8 @@ mod tests {
         for Case { image_size, patch_size, images } in cases {
             let vision = vision(image_size, patch_size, true);
             for Image { width, height, grid, count, order } in images {
-                let features = pack_image_features(&vision, ImageShape { width, height, grid: Some(grid) }).unwrap();
+                let features =
+                    pack_image_features(&vision, ImageShape::tiled(width, height, image_size as u32, grid)).unwrap();
                 assert_eq!(features.len(), count, "{width} x {height} in {grid:?}");
                 let Some(order) = order else { continue };
                 let number = |feature: &PackedFeature| match feature {
@@ -116,15 +130,15 @@ mod tests {
 
     #[test]
     fn an_image_without_tiles_keeps_its_order() {
-        let shape = ImageShape { width: 9, height: 2, grid: None };
-        let vision = Vision { family: VisionFamily::Clip, ..vision(28, 14, false) };
+        let shape = ImageShape::single(9, 2, 28);
+        let vision = clip(vision(28, 14, false));
         assert_eq!(pack_image_features(&vision, shape).unwrap(), [0, 1, 2, 3, 4].map(PackedFeature::Feature));
     }
 
     #[test]
     fn a_class_token_with_tiles_is_refused() {
-        let vision = Vision { family: VisionFamily::Clip, ..vision(28, 14, true) };
-        let error = pack_image_features(&vision, ImageShape { width: 9, height: 2, grid: Some((1, 1)) }).unwrap_err();
+        let vision = clip(vision(28, 14, true));
+        let error = pack_image_features(&vision, ImageShape::tiled(9, 2, 28, (1, 1))).unwrap_err();
         assert!(error.to_string().starts_with("a tile has 5 features, but 2 x 2 patches"), "{error}");
     }
 }

@@ -9,7 +9,11 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail};
 
 use super::anyres::{PackedFeature, pack_image_features};
-use super::architecture::{Architecture, Vision, VisionFamily};
+use super::architecture::{Architecture, DynamicVit, TileShape, Tower, Vision, VisionFamily, Vit};
+use super::kernels::rope::Point;
+use super::key_ranges;
+use super::mrope;
+use super::patch_order::patch_order;
 use super::pixel_values::{PixelSource, PixelValues};
 use ablate_core::base::Seed;
 
@@ -41,7 +45,21 @@ pub(crate) struct BatchPart {
     pub(crate) tokens: usize,
     /// Positions whose logits are needed.
     pub(crate) needed: usize,
-    pub(crate) tiles: usize,
+    /// Positions of the images in the vision tower.
+    pub(crate) tower_positions: usize,
+    /// Features of the images.
+    pub(crate) features: usize,
+}
+
+/// Distinct images of sequences, as the vision tower reads them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ImageBatch {
+    /// The tiles of all images.
+    pub(crate) tiles: Vec<TileShape>,
+    /// The number of their features.
+    pub(crate) features: usize,
+    /// Their patches in raster order, with pixels in the order of the model's family: (patches, values).
+    pub(crate) patches: Vec<f32>,
 }
 
 /// The input of [`Model::hidden`](super::model::Model::hidden).
@@ -50,12 +68,14 @@ pub struct Batch {
     /// Positions of each sequence.
     pub(crate) rows: Vec<Range<usize>>,
     pub(crate) sources: Vec<EmbeddingSource>,
-    /// The number of tiles of all distinct images.
-    pub(crate) tiles: usize,
-    /// The number of their features.
-    features: usize,
-    /// Their patches in raster order, with pixels in the order of the model's family: (tiles x patches, values).
-    pub(crate) patches: Vec<f32>,
+    /// The images, without repetitions.
+    pub(crate) images: ImageBatch,
+    /// The position of every token in time, height and width (Qwen2-VL); empty if all are the number of the token in the row.
+    pub(crate) points: Vec<Point>,
+    /// The end of the keys that each token attends to, in its row; empty if that is behind itself.
+    pub(crate) key_ends: Vec<u32>,
+    /// Of each row, by how much the position of the next token is below the number of tokens.
+    pub(crate) behind: Vec<usize>,
     /// Positions whose logits are needed, because the next token is a target.
     pub(crate) logit_positions: Vec<usize>,
     /// The next tokens of these positions.
@@ -83,16 +103,17 @@ impl Batch {
             if let Some(vision) = &model.vision {
                 for key in sequence.images {
                     if !by_image.contains_key(key.as_str()) {
-                        let pixels = images.pixel_values(key)?;
-                        let sources = image_sources(vision, key, &pixels, batch.tiles)?;
-                        batch.tiles += patchify(vision, key, &pixels, &mut batch.patches)?;
-                        by_image.insert(key, sources);
+                        by_image.insert(key, batch.images.push(vision, key, &images.pixel_values(key)?)?);
                     }
                     features.extend_from_slice(&by_image[key.as_str()]);
                 }
             }
             let start = batch.sources.len();
             push_sources(model, &sequence.tokens[..inputs], &features, &mut batch.sources);
+            let behind =
+                mrope::push_row(model, &sequence.tokens[..inputs], sequence.images, images, &mut batch.points)?;
+            batch.behind.push(behind);
+            key_ranges::push_ends(model, &sequence.tokens[..inputs], &mut batch.key_ends);
             let targets = sequence.tokens.iter().zip(sequence.loss).enumerate().skip(1);
             for (i, (&token, _)) in targets.filter(|(_, (_, loss))| **loss) {
                 batch.logit_positions.push(start + i - 1);
@@ -102,11 +123,20 @@ impl Batch {
             batch.unpadded_tokens += inputs;
             if padded {
                 batch.sources.resize(start + longest, EmbeddingSource::Token(0));
+                if !batch.points.is_empty() {
+                    batch.points.resize(start + longest, [0; 3]);
+                }
+                if !batch.key_ends.is_empty() {
+                    batch.key_ends.extend(inputs as u32 + 1..=longest as u32);
+                }
             }
             batch.rows.push(start..batch.sources.len());
         }
-        batch.features = model.vision.as_ref().map_or(0, |vision| batch.tiles * vision.tile_tokens());
-        batch.parts.push(BatchPart { tokens: batch.tokens(), needed: batch.targets(), tiles: batch.tiles });
+        if batch.images.tiles.is_empty() {
+            batch.points.clear();
+            batch.key_ends.clear();
+        }
+        batch.parts.push(batch.part(model));
         Ok(batch)
     }
 
@@ -115,16 +145,17 @@ impl Batch {
     pub(crate) fn join(batches: &[Batch]) -> Batch {
         let mut whole = Batch::default();
         for batch in batches {
-            let (tokens, rows, features) = (whole.sources.len(), whole.rows.len(), whole.features);
+            let (tokens, rows, features) = (whole.sources.len(), whole.rows.len(), whole.images.features);
             let moved = |source: &EmbeddingSource| match *source {
                 EmbeddingSource::Feature(row) => EmbeddingSource::Feature(row + features),
                 source => source,
             };
             whole.rows.extend(batch.rows.iter().map(|row| row.start + tokens..row.end + tokens));
             whole.sources.extend(batch.sources.iter().map(moved));
-            whole.tiles += batch.tiles;
-            whole.features += batch.features;
-            whole.patches.extend_from_slice(&batch.patches);
+            whole.behind.extend_from_slice(&batch.behind);
+            whole.images.tiles.extend_from_slice(&batch.images.tiles);
+            whole.images.features += batch.images.features;
+            whole.images.patches.extend_from_slice(&batch.images.patches);
             whole.logit_positions.extend(batch.logit_positions.iter().map(|position| position + tokens));
             whole.targets.extend_from_slice(&batch.targets);
             whole.target_rows.extend(batch.target_rows.iter().map(|row| row + rows));
@@ -132,7 +163,42 @@ impl Batch {
             whole.dropout.extend_from_slice(&batch.dropout);
             whole.unpadded_tokens += batch.unpadded_tokens;
         }
+        if batches.iter().any(|batch| !batch.points.is_empty()) {
+            whole.points = batches.iter().flat_map(Batch::all_points).collect();
+        }
+        if batches.iter().any(|batch| !batch.key_ends.is_empty()) {
+            whole.key_ends = batches.iter().flat_map(Batch::all_key_ends).collect();
+        }
         whole
+    }
+
+    /// The end of the keys of all tokens.
+    #[cfg(feature = "cuda")]
+    fn all_key_ends(&self) -> Vec<u32> {
+        if !self.key_ends.is_empty() {
+            return self.key_ends.clone();
+        }
+        self.rows.iter().flat_map(|row| 1..=row.len() as u32).collect()
+    }
+
+    /// The positions of all tokens.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn all_points(&self) -> Vec<Point> {
+        if !self.points.is_empty() {
+            return self.points.clone();
+        }
+        self.rows.iter().flat_map(|row| (0..row.len() as u32).map(|position| [position; 3])).collect()
+    }
+
+    /// The sizes of this batch as a part.
+    pub(crate) fn part(&self, model: &Architecture) -> BatchPart {
+        let positions = |vision: &Vision| self.images.tiles.iter().map(|&tile| vision.positions(tile)).sum();
+        BatchPart {
+            tokens: self.tokens(),
+            needed: self.targets(),
+            tower_positions: model.vision.as_ref().map_or(0, positions),
+            features: self.images.features,
+        }
     }
 
     /// The number of positions, padding included.
@@ -195,20 +261,23 @@ pub(crate) fn check_sequence(model: &Architecture, sequence: &Sequence, images: 
     Ok(())
 }
 
-/// The embedding sources of an image whose first tile is tile `first` of a batch, in the order of the sequence.
-pub(crate) fn image_sources(
-    vision: &Vision,
-    key: &str,
-    pixels: &PixelValues,
-    first: usize,
-) -> Result<Vec<EmbeddingSource>> {
-    let features = pack_image_features(vision, pixels.shape).with_context(|| format!("image `{key}`"))?;
-    let start = first * vision.tile_tokens();
-    let source = |feature| match feature {
-        PackedFeature::Feature(feature) => EmbeddingSource::Feature(start + feature),
-        PackedFeature::Newline => EmbeddingSource::Newline,
-    };
-    Ok(features.into_iter().map(source).collect())
+impl ImageBatch {
+    /// Appends an image. Returns the sources of its features, in the order of the sequence.
+    pub(crate) fn push(&mut self, vision: &Vision, key: &str, pixels: &PixelValues) -> Result<Vec<EmbeddingSource>> {
+        let context = || format!("image `{key}`");
+        let packed = pack_image_features(vision, pixels.shape).with_context(context)?;
+        let start = self.features;
+        let source = |feature| match feature {
+            PackedFeature::Feature(feature) => EmbeddingSource::Feature(start + feature),
+            PackedFeature::Newline => EmbeddingSource::Newline,
+        };
+        let tile = vision.tile(pixels.shape.tile);
+        push_patches(vision, pixels, &mut self.patches).with_context(context)?;
+        let tiles = pixels.shape.tiles as usize;
+        self.tiles.extend(vec![tile; tiles]);
+        self.features += tiles * vision.tile_tokens(tile);
+        Ok(packed.into_iter().map(source).collect())
+    }
 }
 
 /// Appends the embedding sources of a sequence. Those of its images replace the image tokens, in order.
@@ -226,44 +295,75 @@ pub(crate) fn push_sources(
     }
 }
 
-/// Cuts an image's tiles into patches and appends these. Returns the number of tiles.
-pub(crate) fn patchify(vision: &Vision, key: &str, pixels: &PixelValues, patches: &mut Vec<f32>) -> Result<usize> {
-    let (size, patch, side) = (vision.image_size, vision.patch_size, vision.side());
-    let values = vision.tile_values();
-    let (rows, columns) = pixels.shape.grid.unwrap_or((0, 0));
-    let expected = 1 + rows as usize * columns as usize;
-    if pixels.values.len() != expected * values {
-        bail!("image `{key}` has {} pixel values, not {expected} x {size} x {size} x 3", pixels.values.len());
+/// Cuts an image's tiles into patches and appends these.
+fn push_patches(vision: &Vision, pixels: &PixelValues, patches: &mut Vec<f32>) -> Result<()> {
+    let (tiles, (height, width)) = (pixels.shape.tiles as usize, pixels.shape.tile);
+    let (height, width) = (height as usize, width as usize);
+    let values = height * width * 3;
+    let right = match &vision.tower {
+        Tower::Vit(vit) => (height, width) == (vit.image_size, vit.image_size),
+        Tower::Dynamic(vit) => {
+            tiles == 1 && [height, width].iter().all(|side| side % (vit.patch_size * vit.merge) == 0)
+        }
+    };
+    if !right {
+        bail!("has {tiles} tile(s) of {height} x {width} pixels, which the vision tower does not take");
+    }
+    if pixels.values.len() != tiles * values {
+        bail!("has {} pixel values, not {tiles} x {height} x {width} x 3", pixels.values.len());
     }
     if pixels.values.iter().any(|value| !value.is_finite()) {
-        bail!("image `{key}` has a pixel value that is not finite");
+        bail!("has a pixel value that is not finite");
     }
     for tile in pixels.values.chunks_exact(values) {
-        for (top, left) in (0..side).flat_map(|row| (0..side).map(move |column| (row * patch, column * patch))) {
-            match vision.family {
-                // Height, width, channel.
-                VisionFamily::Plain => {
-                    for y in top..top + patch {
-                        patches.extend_from_slice(&tile[(y * size + left) * 3..][..patch * 3]);
-                    }
+        match &vision.tower {
+            Tower::Vit(vit) => push_tile(vit, tile, patches),
+            Tower::Dynamic(vit) => push_image(vit, vision.tile(pixels.shape.tile), tile, patches),
+        }
+    }
+    Ok(())
+}
+
+/// Appends the patches of a tile, row by row.
+fn push_tile(vit: &Vit, tile: &[f32], patches: &mut Vec<f32>) {
+    let Vit { image_size: size, patch_size: patch, family, .. } = *vit;
+    let side = vit.side();
+    for (top, left) in (0..side).flat_map(|row| (0..side).map(move |column| (row * patch, column * patch))) {
+        match family {
+            // Height, width, channel.
+            VisionFamily::Plain => {
+                for y in top..top + patch {
+                    patches.extend_from_slice(&tile[(y * size + left) * 3..][..patch * 3]);
                 }
-                // Channel, height, width.
-                VisionFamily::Clip | VisionFamily::Siglip => {
-                    for (plane, y) in (0..3).flat_map(|plane| (top..top + patch).map(move |y| (plane, y))) {
-                        patches.extend_from_slice(&tile[(plane * size + y) * size + left..][..patch]);
-                    }
+            }
+            // Channel, height, width.
+            VisionFamily::Clip | VisionFamily::Siglip | VisionFamily::InternVit => {
+                for (plane, y) in (0..3).flat_map(|plane| (top..top + patch).map(move |y| (plane, y))) {
+                    patches.extend_from_slice(&tile[(plane * size + y) * size + left..][..patch]);
                 }
             }
         }
     }
-    Ok(expected)
+}
+
+/// Appends the patches of an image in the order of the tower: channel, frame, height, width.
+fn push_image(vit: &DynamicVit, shape: TileShape, image: &[f32], patches: &mut Vec<f32>) {
+    let DynamicVit { patch_size: patch, frames, .. } = *vit;
+    let (height, width) = (shape.rows * patch, shape.columns * patch);
+    for (row, column) in patch_order(vit, shape) {
+        for (plane, _) in (0..3).flat_map(|plane| (0..frames).map(move |frame| (plane, frame))) {
+            for y in row * patch..(row + 1) * patch {
+                patches.extend_from_slice(&image[(plane * height + y) * width + column * patch..][..patch]);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ImageShape;
     use crate::config::ModelConfig;
-    use crate::pixel_values::ImageShape;
 
     fn model() -> Architecture {
         let config = ModelConfig { image_size: 4, patch_size: 2, ..ModelConfig::default() };
@@ -275,7 +375,7 @@ mod tests {
 
     impl PixelSource for Ramp {
         fn shape(&self, _: &str) -> Result<ImageShape> {
-            Ok(ImageShape { width: 4, height: 4, grid: None })
+            Ok(ImageShape::single(4, 4, 4))
         }
 
         fn pixel_values(&self, key: &str) -> Result<PixelValues> {
@@ -295,14 +395,14 @@ mod tests {
         let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], images: &[] };
         let batch = build(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
-        assert_eq!(batch.tiles, 1);
+        assert_eq!(batch.images.tiles.len(), 1);
         assert_eq!(batch.sources[0], EmbeddingSource::Token(2));
         assert_eq!(batch.sources[1..4], [0, 1, 2].map(EmbeddingSource::Feature));
         assert_eq!(batch.logit_positions, [5, 6, 8, 14, 15]);
         assert_eq!(batch.targets, [6, 7, 3, 6, 7]);
         assert_eq!(batch.sum_by_row(&[1.0, 2.0, 4.0, 8.0, 16.0]), [3.0, 4.0, 24.0]);
         // The second patch of a 4 x 4 image starts at pixel (0, 2) with value 6; its second row at pixel (1, 2).
-        assert_eq!(batch.patches[12..24], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 18.0, 19.0, 20.0, 21.0, 22.0, 23.0]);
+        assert_eq!(batch.images.patches[12..24], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 18.0, 19.0, 20.0, 21.0, 22.0, 23.0]);
     }
 
     #[test]
@@ -311,7 +411,7 @@ mod tests {
         let loss: Vec<bool> = tokens.iter().map(|&token| token == 6).collect();
         let images = ["a", "b", "a"].map(String::from);
         let batch = build(&[Sequence { tokens: &tokens, loss: &loss, images: &images }], false).unwrap();
-        assert_eq!(batch.tiles, 2);
+        assert_eq!(batch.images.tiles.len(), 2);
         let [before, after] = [2, 5].map(EmbeddingSource::Token);
         let first = [0, 1, 2, 3].map(EmbeddingSource::Feature);
         assert_eq!(batch.sources[..6], [&[before], &first[..], &[after]].concat());

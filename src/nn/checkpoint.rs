@@ -23,6 +23,7 @@ use super::arrays::{self, Array};
 use super::config::ModelConfig;
 use super::hub::{self, Config, Dtype, StorageFormat};
 use super::parameters::{Parameter, parameters};
+use ablate_core::base::system_memory::system_memory;
 use ablate_core::base::{Seed, files};
 
 /// The architecture and the weights of a model.
@@ -122,8 +123,14 @@ impl Checkpoint {
     }
 
     fn read_hub(folder: &Path, config: Map<String, Value>) -> Result<Checkpoint> {
-        let Config { architecture, pinpoints: resolutions, unknown } =
+        let Config { mut architecture, pinpoints: resolutions, tied_by_default, unknown } =
             Config::of(&config).with_context(|| format!("`{}`", folder.join("config.json").display()))?;
+        if tied_by_default {
+            architecture.decoder.tied_head = hub::model::is_tied(folder, &architecture)?;
+        }
+        if let Some(reason) = system_memory().and_then(|memory| Checkpoint::too_large(&architecture, memory)) {
+            bail!("`{}`: {reason}", folder.display());
+        }
         let (weights, format) = hub::model::read(folder, &architecture, &parameters(&architecture))?;
         let weights = weights.into_iter().map(Arc::new).collect();
         Ok(Checkpoint {
@@ -203,6 +210,20 @@ impl Checkpoint {
         }
         let Config { unknown, .. } = Config::of(&config).with_context(|| format!("`{}`", path.display()))?;
         Ok(Some(unknown))
+    }
+
+    /// Why a model of this architecture does not fit into `memory` bytes; none if it does.
+    pub fn too_large(architecture: &Architecture, memory: u64) -> Option<String> {
+        let parameters: u64 = parameters(architecture).iter().map(|parameter| parameter.len() as u64).sum();
+        let bytes = parameters * size_of::<f32>() as u64;
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        (bytes > memory).then(|| {
+            format!(
+                "the model has {parameters} parameters, which take {:.1} GiB in F32: this machine has {:.1} GiB of memory",
+                gib(bytes),
+                gib(memory)
+            )
+        })
     }
 
     /// The number of parameters.

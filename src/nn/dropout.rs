@@ -60,7 +60,8 @@ mod tests {
 
     fn dropout(tokens: &[usize]) -> Dropout {
         let seeds: Vec<Seed> = (0..tokens.len() as u64).map(Seed).collect();
-        let parts: Vec<BatchPart> = tokens.iter().map(|&tokens| BatchPart { tokens, needed: 0, tiles: 0 }).collect();
+        let parts: Vec<BatchPart> =
+            tokens.iter().map(|&tokens| BatchPart { tokens, needed: 0, tower_positions: 0, features: 0 }).collect();
         let mut dropout = Dropout::new(&seeds, &parts);
         dropout.set_rows(|part| part.tokens);
         dropout

@@ -29,6 +29,21 @@ impl<'a, O> ForwardPass<'a, O> {
     }
 }
 
+/// What the norms of a part of a model have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct NormStyle {
+    pub(crate) eps: f64,
+    /// Whether a norm multiplies by 1 plus its weight (Gemma).
+    pub(crate) offset: bool,
+}
+
+impl NormStyle {
+    /// Norms that multiply by their weight.
+    pub(crate) fn plain(eps: f64) -> NormStyle {
+        NormStyle { eps, offset: false }
+    }
+}
+
 /// A norm with its epsilon.
 pub(crate) enum Norm<P: WeightStore> {
     Rms(Param<P::Vector>, f32),
@@ -51,23 +66,38 @@ pub(crate) struct Lora<P: WeightStore> {
     pub(crate) dropout: f64,
 }
 
+/// The projections to queries, keys and values.
+pub(crate) enum Qkv<P: WeightStore> {
+    Separate([Linear<P>; 3]),
+    /// Their outputs side by side.
+    Fused(Linear<P>),
+}
+
 /// The feed-forward network of a block.
 pub(crate) enum Mlp<P: WeightStore> {
-    Gated { gate: Linear<P>, up: Linear<P>, down: Linear<P> },
+    Gated { gate: Linear<P>, up: Linear<P>, down: Linear<P>, activation: Activation },
     Plain { fc1: Linear<P>, fc2: Linear<P>, activation: Activation },
+}
+
+/// What an output passes through before it is added to the residual stream.
+pub(crate) enum OutputLayer<P: WeightStore> {
+    /// Factors of the columns (`InternViT`).
+    Scale(Param<P::Vector>),
+    /// Gemma 3.
+    Norm(Norm<P>),
 }
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 pub(crate) struct Block<P: WeightStore> {
     pub(crate) attention_norm: Norm<P>,
-    pub(crate) q: Linear<P>,
-    pub(crate) k: Linear<P>,
-    pub(crate) v: Linear<P>,
+    pub(crate) qkv: Qkv<P>,
     pub(crate) o: Linear<P>,
     /// Norms of every query head and every key head (Qwen3).
     pub(crate) qk_norms: Option<(Norm<P>, Norm<P>)>,
     pub(crate) mlp_norm: Norm<P>,
     pub(crate) mlp: Mlp<P>,
+    /// Of the outputs of attention and MLP.
+    pub(crate) output_layers: Option<[OutputLayer<P>; 2]>,
 }
 
 impl<P: WeightStore> Norm<P> {
@@ -88,12 +118,26 @@ impl<P: WeightStore> Linear<P> {
     }
 }
 
+impl<P: WeightStore> Qkv<P> {
+    /// (n, d) -> queries, keys and values.
+    fn forward<O: Ops<Weights = P>>(&self, pass: &mut ForwardPass<O>, x: &O::Tensor) -> Result<[O::Tensor; 3]> {
+        match self {
+            Qkv::Separate([q, k, v]) => Ok([q.forward(pass, x)?, k.forward(pass, x)?, v.forward(pass, x)?]),
+            Qkv::Fused(layer) => {
+                let all = layer.forward(pass, x)?;
+                let parts = pass.ops.split_columns(&all, 3)?;
+                Ok(parts.try_into().unwrap_or_else(|_| panic!("BUG: three parts")))
+            }
+        }
+    }
+}
+
 impl<P: WeightStore> Mlp<P> {
     fn forward<O: Ops<Weights = P>>(&self, pass: &mut ForwardPass<O>, x: &O::Tensor) -> Result<O::Tensor> {
         match self {
-            Mlp::Gated { gate, up, down } => {
+            Mlp::Gated { gate, up, down, activation } => {
                 let (gate, up) = (gate.forward(pass, x)?, up.forward(pass, x)?);
-                let gated = pass.ops.swiglu(&gate, &up)?;
+                let gated = pass.ops.gated(&gate, &up, *activation)?;
                 down.forward(pass, &gated)
             }
             Mlp::Plain { fc1, fc2, activation } => {
@@ -101,6 +145,15 @@ impl<P: WeightStore> Mlp<P> {
                 let hidden = pass.ops.activate(&hidden, *activation)?;
                 fc2.forward(pass, &hidden)
             }
+        }
+    }
+}
+
+impl<P: WeightStore> OutputLayer<P> {
+    fn forward<O: Ops<Weights = P>>(&self, pass: &mut ForwardPass<O>, x: &O::Tensor) -> Result<O::Tensor> {
+        match self {
+            OutputLayer::Scale(scale) => pass.ops.scale_columns(x, scale),
+            OutputLayer::Norm(norm) => norm.forward(pass, x),
         }
     }
 }
@@ -117,8 +170,7 @@ impl<P: WeightStore> Block<P> {
         needed: Option<&[usize]>,
     ) -> Result<O::Tensor> {
         let h = self.attention_norm.forward(pass, x)?;
-        let (mut q, mut k) = (self.q.forward(pass, &h)?, self.k.forward(pass, &h)?);
-        let v = self.v.forward(pass, &h)?;
+        let [mut q, mut k, v] = self.qkv.forward(pass, &h)?;
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             (q, k) = (q_norm.forward(pass, &q)?, k_norm.forward(pass, &k)?);
         }
@@ -128,10 +180,16 @@ impl<P: WeightStore> Block<P> {
         if needed.is_some() {
             pass.set_rows(|part| part.needed);
         }
-        let output = self.o.forward(pass, needed_heads.as_ref().unwrap_or(&heads))?;
+        let mut output = self.o.forward(pass, needed_heads.as_ref().unwrap_or(&heads))?;
+        if let Some([layer, _]) = &self.output_layers {
+            output = layer.forward(pass, &output)?;
+        }
         let x = pass.ops.add(needed_x.as_ref().unwrap_or(x), &output)?;
         let h = self.mlp_norm.forward(pass, &x)?;
-        let output = self.mlp.forward(pass, &h)?;
+        let mut output = self.mlp.forward(pass, &h)?;
+        if let Some([_, layer]) = &self.output_layers {
+            output = layer.forward(pass, &output)?;
+        }
         pass.ops.add(&x, &output)
     }
 }

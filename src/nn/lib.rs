@@ -3,8 +3,9 @@
 //! In reading order:
 //! - what a model consists of: [`architecture`] (sizes; a user writes them as [`config`]), `parameters` (names and shapes),
 //!   [`checkpoint`], [`adapter`] (LoRA);
-//! - what it reads: [`pixel_values`], `anyres`, [`batch`];
-//! - what it computes: `layers`, `vision_tower`, `model`, all over the trait `ops`;
+//! - what it reads: [`pixel_values`], `anyres`, `mrope`, `key_ranges`, `patch_order`, `position_grid`, [`batch`];
+//! - what it computes: `layers`, `vision_tower` (of `vit` or `dynamic_vit`, and `projector`, `patch_merger`), `deepstack`,
+//!   `decoder_attention`, `model`, all over the trait `ops`;
 //! - how it computes: `cpu` and `cuda::ops` (our kernels), and `dfdx` (dfdx's kernels, the reference of both in tests), in the
 //!   number types of a [`precision`];
 //! - who calls it: [`optimizer`] and `session` (training and scoring), [`train`], [`infer`].
@@ -39,25 +40,36 @@ pub(crate) mod auto_batch;
 pub(crate) mod buffer;
 pub(crate) mod cpu;
 mod cuda;
+mod decoder_attention;
+mod deepstack;
 pub(crate) mod device_error;
 #[cfg(test)]
 pub(crate) mod dfdx;
 pub(crate) mod dropout;
+mod dynamic_vit;
 pub(crate) mod flops;
 mod gpu_survey;
 pub(crate) mod gradients;
 pub(crate) mod kernels;
+mod key_ranges;
 pub(crate) mod layers;
 mod loader;
 pub(crate) mod model;
+mod mrope;
 pub(crate) mod ops;
+mod patch_merger;
+mod patch_order;
+mod position_grid;
+mod projector;
 pub(crate) mod session;
 pub(crate) mod trainable_model;
 pub(crate) mod vision_tower;
+mod vit;
 
 #[cfg(test)]
 mod tests;
 
+pub use ablate_data::images::ImageShape;
 pub use adapter::{Adapter, LoraConfig};
 pub use architecture::Architecture;
 pub use batch::{Batch, Sequence};
@@ -66,7 +78,7 @@ pub use config::{DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 pub use device::{Device, DeviceChoice};
 pub use parameters::ParamGroup;
 pub use patterns::Pattern;
-pub use pixel_values::{ImageShape, PixelSource, PixelValues};
+pub use pixel_values::{PixelSource, PixelValues};
 pub use precision::Precision;
 
 use anyhow::{Result, bail};

@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use super::adapter::Adapter;
 use super::architecture::Activation;
-use super::layers::{Block, Linear, Lora, Mlp, Norm};
+use super::layers::{Block, Linear, Lora, Mlp, Norm, NormStyle, OutputLayer, Qkv};
 use super::ops::{Loaded, LoadedWeight, Param, WeightStore};
-use super::parameters::{self, BlockNames, MlpNames};
+use super::parameters::{self, BlockNames, MlpNames, OutputNames, QkvNames};
 use super::trainable_model::TrainableModel;
 
 pub(crate) struct Loader<'a, P: WeightStore> {
@@ -47,7 +47,7 @@ impl<'a, P: WeightStore> Loader<'a, P> {
             table
         } else {
             let shape = self.trainable_model.shape(index);
-            let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
+            let (columns, rows) = (shape[shape.len() - 1], shape[..shape.len() - 1].iter().product());
             self.store.table(self.trainable_model.shared_weights(index), rows, columns)?
         };
         self.loaded[index] = Some(LoadedWeight::Table(value.clone()));
@@ -55,13 +55,18 @@ impl<'a, P: WeightStore> Loader<'a, P> {
     }
 
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
+        self.vector_plus(name, 0.0)
+    }
+
+    /// A vector with `offset` added to each value. Its gradient is that of the parameter.
+    fn vector_plus(&mut self, name: &str, offset: f32) -> Result<Param<P::Vector>> {
         let index = self.index(name);
         let trainable = self.trainable_model.is_trainable(index);
         let value = if let Some(LoadedWeight::Vector(vector)) = self.frozen(index) {
             vector
         } else {
             let len = self.trainable_model.shape(index).iter().product();
-            self.store.vector(self.trainable_model.shared_weights(index), len)?
+            self.store.vector(self.trainable_model.shared_weights(index), len, offset)?
         };
         self.loaded[index] = Some(LoadedWeight::Vector(value.clone()));
         Ok(Param { value, index, trainable })
@@ -78,31 +83,44 @@ impl<'a, P: WeightStore> Loader<'a, P> {
     }
 
     /// A `LayerNorm` if the layer has a bias, else an `RMSNorm`.
-    pub(crate) fn norm(&mut self, layer: &str, eps: f64) -> Result<Norm<P>> {
-        let weight = self.vector(&parameters::weight(layer))?;
+    pub(crate) fn norm(&mut self, layer: &str, style: NormStyle) -> Result<Norm<P>> {
+        let weight = self.vector_plus(&parameters::weight(layer), if style.offset { 1.0 } else { 0.0 })?;
         Ok(match self.bias(layer)? {
-            Some(bias) => Norm::Layer(weight, bias, eps as f32),
-            None => Norm::Rms(weight, eps as f32),
+            Some(bias) => Norm::Layer(weight, bias, style.eps as f32),
+            None => Norm::Rms(weight, style.eps as f32),
         })
     }
 
-    /// A transformer block. `activation` is that of an MLP without a gate.
-    pub(crate) fn block(&mut self, names: &BlockNames, eps: f64, activation: Activation) -> Result<Block<P>> {
-        let attention_norm = self.norm(&names.attention_norm, eps)?;
-        let (q, k) = (self.linear(&names.q)?, self.linear(&names.k)?);
-        let (v, o) = (self.linear(&names.v)?, self.linear(&names.o)?);
+    /// A transformer block. `activation` is that of its MLP.
+    pub(crate) fn block(&mut self, names: &BlockNames, norms: NormStyle, activation: Activation) -> Result<Block<P>> {
+        let attention_norm = self.norm(&names.attention_norm, norms)?;
+        let qkv = match &names.qkv {
+            QkvNames::Separate([q, k, v]) => Qkv::Separate([self.linear(q)?, self.linear(k)?, self.linear(v)?]),
+            QkvNames::Fused(layer) => Qkv::Fused(self.linear(layer)?),
+        };
+        let o = self.linear(&names.o)?;
         let qk_norms = match &names.qk_norms {
-            Some([q, k]) if self.has(&parameters::weight(q)) => Some((self.norm(q, eps)?, self.norm(k, eps)?)),
+            Some([q, k]) if self.has(&parameters::weight(q)) => Some((self.norm(q, norms)?, self.norm(k, norms)?)),
             _ => None,
         };
-        let mlp_norm = self.norm(&names.mlp_norm, eps)?;
+        let mlp_norm = self.norm(&names.mlp_norm, norms)?;
         let mlp = match &names.mlp {
             MlpNames::Gated { gate, up, down } => {
-                Mlp::Gated { gate: self.linear(gate)?, up: self.linear(up)?, down: self.linear(down)? }
+                Mlp::Gated { gate: self.linear(gate)?, up: self.linear(up)?, down: self.linear(down)?, activation }
             }
             MlpNames::Plain { fc1, fc2 } => Mlp::Plain { fc1: self.linear(fc1)?, fc2: self.linear(fc2)?, activation },
         };
-        Ok(Block { attention_norm, q, k, v, o, qk_norms, mlp_norm, mlp })
+        let mut output = |name: &OutputNames| {
+            Ok::<_, anyhow::Error>(match name {
+                OutputNames::Scale(name) => OutputLayer::Scale(self.vector(name)?),
+                OutputNames::Norm(layer) => OutputLayer::Norm(self.norm(layer, norms)?),
+            })
+        };
+        let output_layers = match &names.outputs {
+            Some([attention, mlp]) => Some([output(attention)?, output(mlp)?]),
+            None => None,
+        };
+        Ok(Block { attention_norm, qkv, o, qk_norms, mlp_norm, mlp, output_layers })
     }
 
     fn bias(&mut self, layer: &str) -> Result<Option<Param<P::Vector>>> {

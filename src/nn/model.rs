@@ -1,22 +1,22 @@
 //! The whole model: vision tower, projector and decoder.
 //!
 //! ```text
-//! patches -> vision tower -> projector --.
+//! patches -> vision tower -> projector --.            (deepstack) --.
 //! tokens  -> embedding ----------> merge_image_features -> causal blocks -> norm [-> head]
 //! ```
 
 use anyhow::Result;
 
-use super::architecture::{Activation, Decoder};
 use super::batch::{Batch, EmbeddingSource};
-use super::kernels::attention::Heads;
-use super::kernels::rope::RotaryEmbedding;
-use super::layers::{Block, ForwardPass, Norm};
+use super::decoder_attention::{AttentionPlans, DecoderAttention};
+use super::deepstack::Deepstack;
+use super::key_ranges::key_ranges;
+use super::layers::{Block, ForwardPass, Norm, NormStyle};
 use super::loader::Loader;
 use super::ops::{AutogradOps, Loaded, LoadedWeight, Ops, Param, SegmentOps, TargetGroups, WeightStore};
 use super::parameters::{self, BlockNames, ParamGroup};
 use super::trainable_model::TrainableModel;
-use super::vision_tower::{TrainableParts, VisionTower};
+use super::vision_tower::{ImageFeatures, TrainableParts, VisionTower};
 
 /// From the two sums of each group of targets to the derivatives of the loss by them, and the loss's statistics.
 pub(crate) type LossSlopes<'a, W> = dyn Fn(&[[f64; 2]]) -> Result<(Vec<[f64; 2]>, W)> + 'a;
@@ -26,12 +26,13 @@ pub(crate) struct Model<P: WeightStore> {
     weights: P,
     pub(crate) vision_tower: Option<VisionTower<P>>,
     embedding: Param<P::Table>,
+    /// Factor of the token embeddings.
+    embedding_scale: Option<f32>,
     blocks: Vec<Block<P>>,
     norm: Norm<P>,
     /// From hidden states to logits: (v, dim).
     head: Param<P::Matrix>,
-    pub(crate) heads: Heads,
-    pub(crate) rotary: RotaryEmbedding,
+    pub(crate) attention: DecoderAttention,
     trainable_parts: TrainableParts,
     /// All parameters by index.
     loaded: Vec<Loaded<P>>,
@@ -46,10 +47,19 @@ struct Frozen<P: WeightStore> {
     head: Option<P::Matrix>,
 }
 
+/// What the decoder reads of a batch.
+struct DecoderInputs<'b, O: Ops> {
+    /// The embeddings: (n, dim).
+    embeddings: O::Tensor,
+    attention: AttentionPlans<O::AttentionPlan>,
+    /// What is added to the hidden states.
+    deepstack: Deepstack<'b, O::Tensor>,
+}
+
 impl<P: WeightStore> Model<P> {
     pub(crate) fn new(weights: &P, trainable_model: &TrainableModel) -> Result<Model<P>> {
-        let Decoder { rope, head_width, .. } = &trainable_model.checkpoint.architecture.decoder;
-        Model::load(weights, trainable_model, RotaryEmbedding::new(rope, *head_width), None)
+        let attention = DecoderAttention::new(&trainable_model.checkpoint.architecture.decoder);
+        Model::load(weights, trainable_model, attention, None)
     }
 
     /// Releases the trainable weights, lets `update` change them, and loads them again.
@@ -58,22 +68,22 @@ impl<P: WeightStore> Model<P> {
         trainable_model: &mut TrainableModel,
         update: impl FnOnce(&mut TrainableModel),
     ) -> Result<Model<P>> {
-        let (weights, rotary, frozen) = self.into_frozen(trainable_model);
+        let (weights, attention, frozen) = self.into_frozen(trainable_model);
         update(trainable_model);
-        Model::load(&weights, trainable_model, rotary, Some(frozen))
+        Model::load(&weights, trainable_model, attention, Some(frozen))
     }
 
-    fn into_frozen(self, trainable_model: &TrainableModel) -> (P, RotaryEmbedding, Frozen<P>) {
+    fn into_frozen(self, trainable_model: &TrainableModel) -> (P, DecoderAttention, Frozen<P>) {
         let head = (!self.head.trainable).then_some(self.head.value);
         let loaded = self.loaded.into_iter().enumerate();
         let loaded = loaded.map(|(index, weight)| weight.filter(|_| !trainable_model.is_trainable(index)));
-        (self.weights, self.rotary, Frozen { loaded: loaded.collect(), head })
+        (self.weights, self.attention, Frozen { loaded: loaded.collect(), head })
     }
 
     fn load(
         weights: &P,
         trainable_model: &TrainableModel,
-        rotary: RotaryEmbedding,
+        attention: DecoderAttention,
         frozen: Option<Frozen<P>>,
     ) -> Result<Model<P>> {
         let architecture = &trainable_model.checkpoint.architecture;
@@ -82,11 +92,11 @@ impl<P: WeightStore> Model<P> {
         let vision = architecture.vision.as_ref();
         let vision_tower = vision.map(|vision| VisionTower::load(&mut load, vision)).transpose()?;
         let decoder = &architecture.decoder;
-        let eps = decoder.norm_eps;
+        let norms = NormStyle { eps: decoder.norm_eps, offset: decoder.norm_offset };
         let embedding = load.table(&parameters::weight(parameters::EMBEDDING))?;
-        let mut block = |layer| load.block(&BlockNames::decoder(layer), eps, Activation::Swiglu);
+        let mut block = |layer| load.block(&BlockNames::decoder(decoder, layer), norms, decoder.activation);
         let blocks = (0..decoder.layers).map(&mut block).collect::<Result<_>>()?;
-        let norm = load.norm(parameters::FINAL_NORM, eps)?;
+        let norm = load.norm(parameters::FINAL_NORM, norms)?;
         let head = if decoder.tied_head {
             let Param { ref value, index, trainable } = embedding;
             let value = frozen_head.flatten().map_or_else(|| weights.tied(value), Ok)?;
@@ -103,11 +113,11 @@ impl<P: WeightStore> Model<P> {
             weights: weights.clone(),
             vision_tower,
             embedding,
+            embedding_scale: decoder.embedding_scale.map(|scale| scale as f32),
             blocks,
             norm,
             head,
-            heads: heads(decoder),
-            rotary,
+            attention,
             trainable_parts,
             needs_backward: (0..trainable_model.count()).map(needs_backward).collect(),
         })
@@ -132,7 +142,8 @@ impl<P: WeightStore> Model<P> {
         sources: &[EmbeddingSource],
     ) -> Result<O::Tensor> {
         let newline = self.vision_tower.as_ref().and_then(|tower| tower.newline.as_ref());
-        pass.ops.merge_image_features(&self.embedding, features, newline.filter(|_| features.is_some()), sources)
+        let newline = newline.filter(|_| features.is_some());
+        pass.ops.merge_image_features(&self.embedding, self.embedding_scale, features, newline, sources)
     }
 
     /// The decoder's normalized hidden states: (n, dim) -> (n, dim), or (needed, dim) with `needed`.
@@ -140,57 +151,66 @@ impl<P: WeightStore> Model<P> {
         &self,
         pass: &mut ForwardPass<O>,
         x: O::Tensor,
-        attention: &O::AttentionPlan,
+        attention: &AttentionPlans<O::AttentionPlan>,
+        deepstack: &Deepstack<O::Tensor>,
         needed: Option<&[usize]>,
     ) -> Result<O::Tensor> {
         let mut x = x;
         for layer in 0..self.blocks.len() {
-            x = self.block(pass, layer, &x, attention, needed)?;
+            x = self.block(pass, layer, &x, attention, deepstack, needed)?;
         }
         self.norm.forward(pass, &x)
     }
 
-    /// Block number `layer`: (n, dim) -> (n, dim), or (needed, dim) for the last one with `needed`.
+    /// Block number `layer`, and what is added to its output: (n, dim) -> (n, dim), or (needed, dim) for the last one with `needed`.
     fn block<O: Ops<Weights = P>>(
         &self,
         pass: &mut ForwardPass<O>,
         layer: usize,
         x: &O::Tensor,
-        attention: &O::AttentionPlan,
+        attention: &AttentionPlans<O::AttentionPlan>,
+        deepstack: &Deepstack<O::Tensor>,
         needed: Option<&[usize]>,
     ) -> Result<O::Tensor> {
         // The layers before the last compute all positions, for their keys and values.
         let needed = needed.filter(|_| layer + 1 == self.blocks.len());
-        self.blocks[layer].forward(pass, layer, x, attention, needed)
+        let y = self.blocks[layer].forward(pass, layer, x, attention.of(layer), needed)?;
+        deepstack.add(pass.ops, layer, y, needed)
     }
 
     /// The normalized hidden states at the positions of a batch whose logits are needed: (needed, dim).
     pub(crate) fn hidden<O: Ops<Weights = P>>(&self, ops: &mut O, batch: &Batch, gradients: bool) -> Result<O::Tensor> {
         let mut pass = ForwardPass::of(ops, batch);
-        let (x, attention) = self.inputs(&mut pass, batch, gradients)?;
-        self.decode(&mut pass, x, &attention, Some(&batch.logit_positions))
+        let DecoderInputs { embeddings, attention, deepstack } = self.inputs(&mut pass, batch, gradients)?;
+        self.decode(&mut pass, embeddings, &attention, &deepstack, Some(&batch.logit_positions))
     }
 
-    /// The embeddings of a batch (n, dim), with gradients or not, and the plan of its attention.
-    fn inputs<O: Ops<Weights = P>>(
+    /// What the decoder reads of a batch, with gradients or not.
+    fn inputs<'b, O: Ops<Weights = P>>(
         &self,
         pass: &mut ForwardPass<O>,
-        batch: &Batch,
+        batch: &'b Batch,
         gradients: bool,
-    ) -> Result<(O::Tensor, O::AttentionPlan)> {
+    ) -> Result<DecoderInputs<'b, O>> {
         pass.ops.set_grad_enabled(gradients);
-        let features = match &self.vision_tower {
-            Some(tower) if batch.tiles > 0 => {
+        let (features, deepstack) = match &self.vision_tower {
+            Some(tower) if !batch.images.tiles.is_empty() => {
                 let gradients = gradients.then_some(self.trainable_parts);
-                Some(tower.forward(pass, batch.tiles, &batch.patches, gradients)?)
+                let ImageFeatures { embeddings, deepstack } =
+                    tower.forward(pass, &batch.images.tiles, &batch.images.patches, gradients)?;
+                (Some(embeddings), Deepstack::new(deepstack, &batch.sources))
             }
-            _ => None,
+            _ => (None, Deepstack::none()),
         };
-        let x = self.embed(pass, features.as_ref(), &batch.sources)?;
+        let embeddings = self.embed(pass, features.as_ref(), &batch.sources)?;
         pass.set_rows(|part| part.tokens);
         let longest = batch.rows.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let attention = pass.ops.plan_attention(self.heads, &batch.rows, Some(&self.rotary.table(longest)))?;
-        Ok((x, attention))
+        let attention = self.attention.plans(|rotary, window| {
+            let rope = rotary.rotations(longest, &batch.points);
+            let keys = key_ranges(&batch.rows, &batch.key_ends, window);
+            pass.ops.plan_attention(self.attention.heads, &batch.rows, Some(&rope), keys.as_ref())
+        })?;
+        Ok(DecoderInputs { embeddings, attention, deepstack })
     }
 
     /// Hidden states to logits: (n, dim) -> (n, v).
@@ -236,7 +256,8 @@ impl<P: WeightStore> Model<P> {
     }
 
     /// As `forward_backward`. With `recompute`, only the input of each block is kept for the backward pass, which computes the
-    /// block again (gradient checkpointing, Chen et al. 2016): the same bits for less memory and a third more time.
+    /// block again (gradient checkpointing, Chen et al. 2016): the same bits for less memory and a third more time. Image features
+    /// that enter at several blocks are kept; the segments of these blocks add to their gradients before the tower's segment reads them.
     pub(crate) fn learn<O: SegmentOps<Weights = P>, W>(
         &self,
         gradients: &O::Gradients,
@@ -246,10 +267,10 @@ impl<P: WeightStore> Model<P> {
     ) -> Result<W> {
         let mut ops = O::new(&self.weights, Some(gradients.clone()));
         let mut pass = ForwardPass::of(&mut ops, batch);
-        let (x, attention) = self.inputs(&mut pass, batch, true)?;
+        let DecoderInputs { embeddings: x, attention, deepstack } = self.inputs(&mut pass, batch, true)?;
         let needed = &batch.logit_positions;
         if !recompute {
-            let hidden = self.decode(&mut pass, x, &attention, Some(needed))?;
+            let hidden = self.decode(&mut pass, x, &attention, &deepstack, Some(needed))?;
             let statistics = self.loss_gradients(pass.ops, &hidden, batch, groups, slopes)?;
             pass.ops.finish_backward();
             return Ok(statistics);
@@ -260,7 +281,7 @@ impl<P: WeightStore> Model<P> {
         inputs.push((pass.ops.leaf(&x)?, pass.dropout.clone()));
         for layer in 0..self.blocks.len() {
             pass.ops.set_grad_enabled(false);
-            let y = self.block(&mut pass, layer, &inputs[layer].0, &attention, Some(needed))?;
+            let y = self.block(&mut pass, layer, &inputs[layer].0, &attention, &deepstack, Some(needed))?;
             pass.ops.set_grad_enabled(true);
             inputs.push((pass.ops.leaf(&y)?, pass.dropout.clone()));
         }
@@ -271,7 +292,7 @@ impl<P: WeightStore> Model<P> {
         for (layer, (input, dropout)) in inputs.into_iter().enumerate().rev() {
             pass.dropout = dropout;
             pass.set_rows(|part| part.tokens);
-            let y = self.block(&mut pass, layer, &input, &attention, Some(needed))?;
+            let y = self.block(&mut pass, layer, &input, &attention, &deepstack, Some(needed))?;
             let tape = pass.ops.take_tape();
             pass.ops.backward_segment(tape, &y, &output)?;
             output = input;
@@ -305,21 +326,15 @@ impl<P: WeightStore> Model<P> {
         &self.weights
     }
 
-    /// The token embedding: (v, dim).
-    pub(crate) fn embedding(&self) -> &P::Table {
-        &self.embedding.value
+    /// The token embedding (v, dim), and the factor of its rows.
+    pub(crate) fn embedding(&self) -> (&P::Table, Option<f32>) {
+        (&self.embedding.value, self.embedding_scale)
     }
 
     /// From hidden states to logits: (v, dim).
     pub(crate) fn head(&self) -> &P::Matrix {
         &self.head.value
     }
-}
-
-/// The decoder's attention heads: a position attends to itself and those before it.
-pub(crate) fn heads(decoder: &Decoder) -> Heads {
-    let Decoder { heads, kv_heads, head_width, .. } = *decoder;
-    Heads { heads, kv_heads, width: head_width, causal: true }
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use super::architecture::Activation;
 use super::batch::EmbeddingSource;
 use super::device_error::device_error;
 use super::dropout::Dropout;
-use super::kernels::attention::Heads;
+use super::kernels::attention::{Heads, KeyRanges};
 use super::kernels::elementwise;
-use super::kernels::rope::RopeTable;
+use super::kernels::rope::Rotations;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
 pub(crate) type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
@@ -33,8 +33,8 @@ pub(crate) trait WeightStore: Clone {
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Self::Table>;
 
-    /// `len` values.
-    fn vector(&self, values: Arc<Vec<f32>>, len: usize) -> Result<Self::Vector>;
+    /// `len` values, to each of which operations add `offset`.
+    fn vector(&self, values: Arc<Vec<f32>>, len: usize, offset: f32) -> Result<Self::Vector>;
 
     /// The weights of a table, for matrix products.
     fn tied(&self, table: &Self::Table) -> Result<Self::Matrix>;
@@ -47,6 +47,9 @@ pub(crate) enum LoadedWeight<P: WeightStore> {
     Table(P::Table),
     Vector(P::Vector),
 }
+
+/// Rows of a table with their weights.
+pub(crate) type Bag = [(usize, f32); 4];
 
 /// A parameter's weights, if they are loaded.
 pub(crate) type Loaded<P> = Option<LoadedWeight<P>>;
@@ -129,8 +132,8 @@ impl Factor {
 pub(crate) trait Ops {
     type Weights: WeightStore;
 
-    /// (n, width), a token per row.
-    type Tensor;
+    /// (n, width), a token per row. A clone is the same tensor.
+    type Tensor: Clone;
 
     /// What attention needs besides its inputs. Built once per forward pass; all layers use it.
     type AttentionPlan;
@@ -141,27 +144,40 @@ pub(crate) trait Ops {
     /// Constant values (n, width).
     fn input(&mut self, values: &[f32], width: usize) -> Result<Self::Tensor>;
 
-    /// Attention within each of `rows`, which cover the tokens in order. Positions in a row count from 0; `rope` holds
-    /// their rotations.
+    /// Attention within each of `rows`, which cover the tokens in order. Without `rope`, queries and keys are not rotated. `keys` limits
+    /// what each token attends to; without it, all of its row or, if causal, those up to itself.
     fn plan_attention(
         &mut self,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<Self::AttentionPlan>;
 
     /// Rows of a tensor by index -> (n, d).
     fn select_rows(&mut self, x: &Self::Tensor, indices: &[usize]) -> Result<Self::Tensor>;
 
-    /// An embedding lookup: for each position a row of a table (v, d), a row of the image features (f, d), or the newline (d)
-    /// -> (n, d).
+    /// An embedding lookup: for each position a row of a table (v, d) times `scale`, a row of the image features (f, d), or the newline
+    /// (d) -> (n, d).
     fn merge_image_features(
         &mut self,
         table: &Param<TableOf<Self>>,
+        scale: Option<f32>,
         features: Option<&Self::Tensor>,
         newline: Option<&Param<VectorOf<Self>>>,
         sources: &[EmbeddingSource],
     ) -> Result<Self::Tensor>;
+
+    /// Adds to each position the row of the image features that it reads, if it reads one: (n, d), (f, d) -> (n, d).
+    fn add_image_features(
+        &mut self,
+        x: Self::Tensor,
+        features: &Self::Tensor,
+        sources: &[EmbeddingSource],
+    ) -> Result<Self::Tensor>;
+
+    /// Weighted sums of rows of a table (v, d), as `torch.nn.functional.embedding_bag` computes them: a row per bag -> (n, d).
+    fn embedding_bag(&mut self, table: &Param<TableOf<Self>>, bags: &[Bag]) -> Result<Self::Tensor>;
 
     /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019). A row that is wider than the weight is normalized
     /// piece by piece, each as wide as the weight.
@@ -196,6 +212,18 @@ pub(crate) trait Ops {
         dropout: Option<(&mut Dropout, f64)>,
     ) -> Result<Self::Tensor>;
 
+    /// Every row times a vector: (n, d), (d) -> (n, d).
+    fn scale_columns(&mut self, x: &Self::Tensor, scale: &Param<VectorOf<Self>>) -> Result<Self::Tensor>;
+
+    /// `count` consecutive rows side by side: (n, d) -> (n / count, count d).
+    fn join_rows(&mut self, x: Self::Tensor, count: usize) -> Result<Self::Tensor>;
+
+    /// The mean of each `count` consecutive rows: (n, d) -> (n / count, d).
+    fn average_rows(&mut self, x: &Self::Tensor, count: usize) -> Result<Self::Tensor>;
+
+    /// Columns in `count` parts of the same width: (n, count d) -> (n, d) each.
+    fn split_columns(&mut self, x: &Self::Tensor, count: usize) -> Result<Vec<Self::Tensor>>;
+
     /// (n, d) each -> (n, sum of d).
     fn concat_columns(&mut self, parts: &[Self::Tensor]) -> Result<Self::Tensor>;
 
@@ -210,10 +238,10 @@ pub(crate) trait Ops {
         plan: &Self::AttentionPlan,
     ) -> Result<Self::Tensor>;
 
-    /// `silu(gate) * up` (Shazeer 2020).
-    fn swiglu(&mut self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+    /// An activation of two inputs: [`Activation::Swiglu`] or [`Activation::Geglu`].
+    fn gated(&mut self, gate: &Self::Tensor, up: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 
-    /// An elementwise activation; not for [`Activation::Swiglu`], which has two inputs.
+    /// An activation of one input.
     fn activate(&mut self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 }
 

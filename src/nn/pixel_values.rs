@@ -2,26 +2,15 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use ablate_data::images::ImageLoader;
-
-/// The size of an image, and how it is cut into tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageShape {
-    /// Width in pixels, before the image processor.
-    pub width: u32,
-    /// Height in pixels, before the image processor.
-    pub height: u32,
-    /// Rows and columns of tiles in addition to the whole image (anyres); none for a model that does not cut images.
-    pub grid: Option<(u32, u32)>,
-}
+use ablate_data::images::{ImageLoader, ImageShape};
 
 /// The pixel values of an image.
 #[derive(Clone, Debug)]
 pub struct PixelValues {
     pub shape: ImageShape,
-    /// (tiles, values of a tile), the whole image first; within a tile in the order of the model's family.
+    /// (tiles, values of a tile); within a tile in the order of the model's family.
     pub values: Arc<[f32]>,
 }
 
@@ -36,7 +25,7 @@ pub trait PixelSource: Sync {
 impl PixelSource for ImageLoader {
     fn shape(&self, key: &str) -> Result<ImageShape> {
         let (width, height) = self.size(key)?;
-        Ok(ImageShape { width, height, grid: self.processor().grid(width, height) })
+        self.processor().shape(width, height).with_context(|| format!("the image `{key}`"))
     }
 
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {

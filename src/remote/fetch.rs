@@ -72,7 +72,7 @@ impl Remote {
         let mut artifacts: BTreeMap<Hash, Artifact> = BTreeMap::new();
         let mut failed: BTreeMap<Hash, String> = BTreeMap::new();
         for output in records.iter().flat_map(|record| record.outputs.values()) {
-            artifacts.insert(output.hash, output.clone());
+            artifacts.extend(output.with_bases().map(|artifact| (artifact.hash, artifact)));
         }
         let packs: BTreeSet<Hash> = records
             .iter()
@@ -133,8 +133,7 @@ impl Remote {
             return Err(Stopped.into());
         }
         let lost = |record: &StageRecord| {
-            let outputs = record.outputs.values();
-            let mut needed = outputs.flat_map(|output| [output.hash].into_iter().chain(output.images.iter().copied()));
+            let mut needed = record.outputs.values().flat_map(Artifact::needed_objects);
             needed.find_map(|hash| failed.get(&hash)).cloned()
         };
         let (whole, results): (Vec<Option<&StageRecord>>, Vec<Result<()>>) = records

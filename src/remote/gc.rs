@@ -6,7 +6,7 @@
 //! push renews an object that is older than half of the grace period before it writes a record, so each object is looked at again
 //! right before it is removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +21,7 @@ use super::parallel::try_map;
 use super::roots::Root;
 use super::{GRACE, Remote, TRANSFERS, time_of};
 use ablate_core::base::Hash;
+use ablate_core::stage::Artifact;
 use ablate_store::{StageRecord, Tree};
 
 /// What `gc` removes.
@@ -165,13 +166,11 @@ impl Remote {
                 None => {}
             }
         }
-        let outputs: BTreeMap<Hash, bool> =
-            found.iter().flat_map(|record| record.outputs.values()).map(|output| (output.hash, output.tree)).collect();
-        let mut needed: BTreeSet<Hash> = outputs.keys().copied().collect();
-        needed.extend(
-            found.iter().flat_map(|record| record.outputs.values()).flat_map(|output| output.images.iter().copied()),
-        );
-        let trees: Vec<Hash> = outputs.into_iter().filter_map(|(hash, tree)| tree.then_some(hash)).collect();
+        let outputs = || found.iter().flat_map(|record| record.outputs.values());
+        let mut needed: BTreeSet<Hash> = outputs().flat_map(Artifact::needed_objects).collect();
+        let mut trees: BTreeSet<Hash> = outputs().filter(|output| output.tree).map(|output| output.hash).collect();
+        trees.extend(outputs().flat_map(|output| &output.bases).map(|base| base.hash));
+        let trees: Vec<Hash> = trees.into_iter().collect();
         let manifests = try_map(&trees, TRANSFERS, |tree| self.get(&object_name(*tree)))?;
         for (tree, manifest) in trees.iter().zip(manifests) {
             let Some(manifest) = manifest else { continue };

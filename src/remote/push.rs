@@ -156,7 +156,7 @@ impl Remote {
     }
 }
 
-/// The artifacts that a record needs: its outputs, and the image packs that their rows name.
+/// The artifacts that a record needs: its outputs, the image packs that their rows name, and the checkpoints that they build on.
 fn artifacts(store: &Store, record: &StageRecord) -> Vec<Artifact> {
     let mut found: Vec<Artifact> = record.outputs.values().cloned().collect();
     for pack in record.outputs.values().flat_map(|output| &output.images) {
@@ -165,6 +165,7 @@ fn artifacts(store: &Store, record: &StageRecord) -> Vec<Artifact> {
             found.push(Store::image_pack(*pack, size));
         }
     }
+    found.extend(record.outputs.values().flat_map(|output| output.with_bases().skip(1)));
     found
 }
 

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use ablate_core::base::{files, wrong_input};
+use super::checkpoint_folders::CheckpointFolders;
+use ablate_core::base::wrong_input;
 use ablate_core::stage::StageContext;
-use ablate_data::contamination::TrainingIndex;
 use ablate_data::conversation::Conversation;
-use ablate_data::images::ImageLoader;
-use ablate_data::images::ImageProcessor;
+use ablate_data::image_text::ImageText;
+use ablate_data::images::{ImageLoader, ImageProcessor, PatchSizes};
 use ablate_data::tokenizer::{FILE, Tokenizer};
-use ablate_data::tokens::{ChatEncoder, ImageTokens};
-use ablate_nn::architecture::Vision;
-use ablate_nn::{Architecture, Checkpoint, PixelSource};
+use ablate_data::tokens::{ChatEncoder, ImageTexts};
+use ablate_nn::architecture::{DynamicVit, Family, Tower, Vision};
+use ablate_nn::{Architecture, Checkpoint, ImageShape, PixelSource};
 
 /// A checkpoint, its conversation format, and the images that its prompts may contain.
 pub(super) struct LoadedModel {
@@ -23,37 +23,32 @@ pub(super) struct LoadedModel {
     pub(super) images: Arc<ImageLoader>,
 }
 
-/// Files of a Hugging Face folder that define the conversation format and the image processor. They are copied with the
-/// weights.
-const COMPANION_FILES: &[&str] = &[
-    FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-];
-
 impl LoadedModel {
     /// Loads the checkpoint of a role, with the images of the stage's inputs.
     pub(super) fn load(ctx: &StageContext, role: &str) -> Result<LoadedModel> {
-        let folder = &ctx.input(role)?.path;
         let images = |processor| ImageLoader::open(&ctx.images, processor);
-        LoadedModel::load_folder(folder, images).map_err(wrong_input).with_context(|| format!("`{role}`"))
+        let load = || LoadedModel::read(&CheckpointFolders::of_input(ctx, role)?, images);
+        load().map_err(wrong_input).with_context(|| format!("`{role}`"))
     }
 
-    /// Loads a folder in ablate's or Hugging Face's layout, and checks that its files fit each other.
+    /// Loads a folder in ablate's or Hugging Face's layout, or that of an adapter in a store, and checks that its files fit
+    /// each other.
     pub(super) fn load_folder(
         folder: &Path,
         images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
     ) -> Result<LoadedModel> {
+        LoadedModel::read(&CheckpointFolders::of_path(folder)?, images)
+    }
+
+    fn read(
+        folders: &CheckpointFolders,
+        images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
+    ) -> Result<LoadedModel> {
+        let folder = &folders.weights;
         if !folder.is_dir() {
             bail!("`{}` is not a folder; a checkpoint is a folder", folder.display());
         }
-        LoadedModel::from_checkpoint(Checkpoint::read(folder)?, folder, images)
+        LoadedModel::from_checkpoint(folders.read()?, folder, images)
     }
 
     /// Adds the companion files in `folder` to a checkpoint.
@@ -62,11 +57,13 @@ impl LoadedModel {
         folder: &Path,
         images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
     ) -> Result<LoadedModel> {
-        let Architecture { vision, decoder, vocab } = &checkpoint.architecture;
+        let Architecture { family: _, vision, decoder, vocab } = &checkpoint.architecture;
         let processor = match vision {
             // Never used: a language model takes no image.
             None => ImageProcessor::Square { size: 1 },
-            Some(vision) if checkpoint.is_own() => ImageProcessor::Square { size: vision.image_size },
+            Some(Vision { tower: Tower::Vit(vit), .. }) if checkpoint.is_own() => {
+                ImageProcessor::Square { size: vit.image_size }
+            }
             Some(vision) => {
                 let processor = ImageProcessor::read(folder)?;
                 check_processor(&processor, vision, &checkpoint).with_context(|| format!("`{}`", folder.display()))?;
@@ -74,20 +71,26 @@ impl LoadedModel {
             }
         };
         let images = Arc::new(images(processor)?);
-        let count: ImageTokens = {
+        let texts: ImageTexts = {
             let (vision, images) = (vision.clone(), images.clone());
-            Arc::new(move |key| vision.as_ref().map_or(Ok(0), |vision| vision.image_tokens(images.shape(key)?)))
+            Arc::new(move |key| match &vision {
+                Some(vision) => {
+                    let shape = images.shape(key)?;
+                    images.processor().text(shape, vision.image_tokens(shape)?)
+                }
+                None => Ok(ImageText::default()),
+            })
         };
         let chat = if checkpoint.is_own() {
             let tokenizer = Tokenizer::read(&folder.join(FILE))?;
             if tokenizer.vocab_size() != *vocab {
                 bail!("the tokenizer has {} tokens, the model {vocab}", tokenizer.vocab_size());
             }
-            ChatEncoder::new(tokenizer, count, decoder.max_positions)?
+            ChatEncoder::new(tokenizer, texts, decoder.max_positions)?
         } else {
             let conversation = Conversation::read(folder)?;
             conversation.tokenizer().check_embedding_rows(*vocab).with_context(|| format!("`{}`", folder.display()))?;
-            ChatEncoder::from_conversation(conversation, count, decoder.max_positions)
+            ChatEncoder::from_conversation(conversation, texts, decoder.max_positions)
         };
         let (model_token, tokenizer_token) = (vision.as_ref().map(|vision| vision.image_token), chat.image_token());
         if model_token.is_some() && model_token != tokenizer_token {
@@ -100,47 +103,68 @@ impl LoadedModel {
         }
         Ok(LoadedModel { checkpoint, chat, images })
     }
-
-    /// Writes `checkpoint` to a folder, with the companion files of the model in `from`.
-    pub(super) fn write(checkpoint: &Checkpoint, from: &Path, folder: &Path) -> Result<()> {
-        checkpoint.write(folder)?;
-        copy_companion_files(checkpoint, from, folder)
-    }
-}
-
-/// Copies the companion files of a model.
-pub(super) fn copy_companion_files(checkpoint: &Checkpoint, from: &Path, to: &Path) -> Result<()> {
-    let names = if checkpoint.is_own() { &[FILE] } else { COMPANION_FILES };
-    for name in names.iter().filter(|name| from.join(name).is_file()) {
-        files::copy(&from.join(name), &to.join(name))?;
-    }
-    Ok(())
 }
 
 /// Checks that the image processor produces the input of the vision tower.
 fn check_processor(processor: &ImageProcessor, vision: &Vision, checkpoint: &Checkpoint) -> Result<()> {
-    let (produced, expected) = (processor.size(), vision.image_size);
-    if produced != expected {
+    let expected = match &vision.tower {
+        Tower::Vit(vit) => vit.image_size,
+        Tower::Dynamic(vit) => return check_patches(processor, vit),
+    };
+    if processor.patches().is_some() {
         bail!(
-            "the image processor produces crops of {produced} x {produced} pixels, but the vision tower takes \
-             {expected} x {expected}"
+            "the image processor produces images of any size, but the vision tower takes {expected} x {expected} pixels"
         );
     }
-    let (of_processor, of_model) = (processor.resolutions(), checkpoint.resolutions());
-    if vision.tiled && of_processor.as_deref() != Some(of_model) {
-        bail!("the image processor has the grid resolutions {of_processor:?}, but the model has {of_model:?}");
-    }
-    if !vision.tiled && of_processor.is_some() {
-        bail!("the image processor splits an image into several crops, but the model takes one");
+    // Of one tile, and of several tiles with different aspect ratios.
+    let side = expected as u32;
+    for (columns, rows) in [(1, 1), (3, 1), (1, 2)] {
+        let shape = processor.shape(side * columns, side * rows)?;
+        let ImageShape { tile: (high, wide), .. } = shape;
+        if (high as usize, wide as usize) != (expected, expected) {
+            bail!(
+                "the image processor produces crops of {high} x {wide} pixels, but the vision tower takes \
+                 {expected} x {expected}"
+            );
+        }
+        let (of_processor, of_model) = (processor.resolutions(), checkpoint.resolutions());
+        if vision.newlines && of_processor.as_deref() != Some(of_model) {
+            bail!("the image processor has the grid resolutions {of_processor:?}, but the model has {of_model:?}");
+        }
+        if checkpoint.architecture.family == Family::Llava && !vision.newlines && shape.tiles > 1 {
+            bail!("the image processor splits an image into several crops, but the model takes one");
+        }
+        processor.text(shape, vision.image_tokens(shape)?)?;
     }
     Ok(())
+}
+
+/// Checks that the image processor cuts images into the patches that the tower takes.
+fn check_patches(processor: &ImageProcessor, vit: &DynamicVit) -> Result<()> {
+    let Some(PatchSizes { patch, merge, frames }) = processor.patches() else {
+        bail!("the vision tower takes images of any size, but the image processor produces crops of one size");
+    };
+    let (of_processor, of_model) =
+        ([patch, merge, frames].map(|size| size as usize), [vit.patch_size, vit.merge, vit.frames]);
+    let names = ["patch_size", "merge_size", "temporal_patch_size"];
+    for ((name, of_processor), of_model) in names.iter().zip(of_processor).zip(of_model) {
+        if of_processor != of_model {
+            bail!("`{name}` is {of_processor} in the image processor, but {of_model} in the model");
+        }
+    }
+    Ok(())
+}
+
+/// Image tokens of a tile; 0 for a language model.
+pub(super) fn tile_tokens(architecture: &Architecture) -> usize {
+    architecture.vision.as_ref().map_or(0, |vision| vision.tile_tokens(vision.own_tile()))
 }
 
 /// The reference's checkpoint. Fails unless it takes the same tokens and pixel values as the policy.
 pub(super) fn check_reference(reference: LoadedModel, policy: &LoadedModel) -> Result<Checkpoint> {
     let tokens = |model: &Checkpoint| {
         let Architecture { vision, vocab, .. } = &model.architecture;
-        (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))
+        (*vocab, vision.as_ref().map(|vision| vision.image_token), tile_tokens(&model.architecture))
     };
     let (of_policy, of_reference) = (tokens(&policy.checkpoint), tokens(&reference.checkpoint));
     if of_policy != of_reference {
@@ -153,16 +177,14 @@ pub(super) fn check_reference(reference: LoadedModel, policy: &LoadedModel) -> R
             of_policy.2
         )));
     }
-    let family = |model: &LoadedModel| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
+    let family = |model: &LoadedModel| {
+        let Architecture { family, vision, .. } = &model.checkpoint.architecture;
+        vision.as_ref().map(|vision| (*family, vision.tower.vit().map(|vit| vit.family)))
+    };
     let resolutions = |model: &LoadedModel| model.checkpoint.resolutions().to_vec();
     let vision = |model: &LoadedModel| (family(model), resolutions(model));
     if vision(&reference) != vision(policy) || reference.images.processor() != policy.images.processor() {
         return Err(wrong_input(anyhow!("`reference` and `policy` have different image processors")));
     }
     Ok(reference.checkpoint)
-}
-
-/// Copies the training index of a model, if it has one.
-pub(super) fn copy_training_index(from: &Path, to: &Path) -> Result<()> {
-    TrainingIndex::read(from).map_err(wrong_input)?.map_or(Ok(()), |index| index.write(to))
 }

@@ -1,6 +1,7 @@
 //! The stage kinds ([`kinds`], one file each) and what they share. A stage reads its inputs, calls the crates below and
 //! writes its outputs.
 
+pub mod checkpoint_folders;
 pub mod formats;
 pub mod generate;
 pub mod kinds;

@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::checkpoint_folders::{CheckpointFolders, copy_companion_files, write_adapter};
 use super::common::with_threads;
 use super::loaded_model::LoadedModel;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::{Manifest, StageContext, Summary, Training, TrainingLength};
 use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 use ablate_data::contamination::{QuestionRef, Questions, TrainingIndex};
-use ablate_nn::hub::Dtype;
 use ablate_nn::train::{LearningRates, OptimizerConfig, Trained, Tuning};
 use ablate_nn::{Device, DeviceChoice, LoraConfig, Precision, Resources};
 
-/// Folder of a LoRA adapter inside the model's folder. The model's weights have the adapter merged.
-pub(super) const ADAPTER_FOLDER: &str = "adapter";
+/// The output with the trained model.
+pub(super) const MODEL: &str = "model";
 
 /// The device and the threads of the stage.
 pub(super) fn resources<'a>(ctx: &'a StageContext, precision: Precision) -> Result<Resources<'a>> {
@@ -62,7 +62,8 @@ pub(super) fn training_index<T: Questions>(
     Ok((index, DrawnData { all: rows.len(), examples, questions: questions.len() }))
 }
 
-/// Writes the outputs of training and returns its summary.
+/// Writes the outputs of training and returns its summary. With `lora`, the model is an adapter that builds on the role's
+/// model.
 pub(super) fn write_outputs(
     ctx: &StageContext,
     trained: &Trained,
@@ -70,14 +71,13 @@ pub(super) fn write_outputs(
     (index, drawn): &(TrainingIndex, DrawnData),
     device: Device,
 ) -> Result<Summary> {
-    let folder = ctx.output("model");
-    LoadedModel::write(&trained.checkpoint, &ctx.input(role)?.path, &folder)?;
+    let folder = ctx.output(MODEL);
     if let Some(adapter) = &trained.adapter {
-        // PEFT cannot use the parameter names of ablate's own layout, so only the merged weights are written.
-        if !trained.checkpoint.is_own() {
-            let has_vision = trained.checkpoint.architecture.vision.is_some();
-            adapter.write(&folder.join(ADAPTER_FOLDER), has_vision, None, Dtype::F32)?;
-        }
+        write_adapter(adapter, &trained.checkpoint, ctx.input(role)?, &folder)?;
+    } else {
+        trained.checkpoint.write(&folder)?;
+        let base = CheckpointFolders::of_input(ctx, role)?;
+        copy_companion_files(&trained.checkpoint, &base.weights, &folder)?;
     }
     index.write(&folder)?;
     ablate_data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
@@ -93,6 +93,11 @@ pub(super) fn write_outputs(
         .with("final_loss", loss)
         .with("parameters", trained.checkpoint.parameters())
         .with("device", device.to_string()))
+}
+
+/// The role that the model of a training builds on: with `lora`, the one that it trains.
+pub(super) fn base_input(tuning: &Tuning, output: &str, role: &'static str) -> Option<&'static str> {
+    (tuning.lora.is_some() && output == MODEL).then_some(role)
 }
 
 /// How long a stage with these batches trains.

@@ -14,7 +14,7 @@ const MAX_SINGLE_SYNCS: usize = 4;
 
 impl Store {
     /// Syncs the objects of artifacts: their bytes, then the folder entries that lead to them.
-    pub(super) fn fsync_objects<'a>(&self, artifacts: impl Iterator<Item = &'a Artifact>) -> Result<()> {
+    pub(super) fn fsync_objects(&self, artifacts: impl Iterator<Item = Artifact>) -> Result<()> {
         let mut found: BTreeSet<PathBuf> = BTreeSet::new();
         // Shard folders are created on demand, so the entries of `objects` are synced too.
         let mut folders = BTreeSet::from([self.root().join("objects")]);
@@ -23,7 +23,7 @@ impl Store {
             folders.extend(path.parent().map(Path::to_path_buf));
             found.insert(path);
             if artifact.tree {
-                let tree = self.artifact_path(artifact);
+                let tree = self.artifact_path(&artifact);
                 for (_, file) in files::walk(&tree)? {
                     let above = file.ancestors().skip(1).take_while(|above| above.starts_with(&tree));
                     folders.extend(above.map(Path::to_path_buf));

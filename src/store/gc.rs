@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::{GcRoots, InterruptedStage, Lock, Replies, ReplyTotals, Store};
-use ablate_core::base::{Hash, files};
+use ablate_core::base::files;
 
 /// What was removed, or would be removed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -42,8 +42,7 @@ impl Store {
             report.records += usize::from(!stays);
             let list: &mut BTreeSet<String> = if stays { &mut needed } else { &mut named };
             for artifact in record.iter().flat_map(|record| record.outputs.values()) {
-                list.insert(artifact.hash.to_string());
-                list.extend(artifact.images.iter().map(Hash::to_string));
+                list.extend(artifact.needed_objects().map(|hash| hash.to_string()));
             }
         }
         let interrupted = self.interrupted()?.into_iter();
@@ -150,6 +149,7 @@ fn size(path: &Path) -> u64 {
 mod tests {
     use super::*;
     use crate::tests::support::temp_store;
+    use ablate_core::base::Hash;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 

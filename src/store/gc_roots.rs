@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExperimentEntry, ExperimentId, JobNote, StageRecord, Store};
 use ablate_core::base::{Hash, files};
+use ablate_core::stage::Artifact;
 
 /// How long the folder of a job is kept whose end no run has seen.
 const MAX_JOB_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -149,7 +150,7 @@ impl Store {
         let objects = |fingerprint: &Hash| -> Vec<(Hash, u64)> {
             let record = self.slim_record(*fingerprint);
             let outputs = record.iter().flat_map(|record| record.outputs.values());
-            outputs.map(|artifact| (artifact.hash, artifact.size)).collect()
+            outputs.flat_map(Artifact::with_bases).map(|artifact| (artifact.hash, artifact.size)).collect()
         };
         let mut users: BTreeMap<Hash, usize> = BTreeMap::new();
         let mut total = 0;

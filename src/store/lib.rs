@@ -75,7 +75,7 @@ pub use interrupted::{InterruptedStage, WorkDone};
 pub use jobs::JobNote;
 pub use lock::Lock;
 pub use memo::{FolderHandle, Stamp};
-pub use object::{ObjectState, Tree, TreeFile};
+pub use object::{ObjectState, Tree, TreeFile, tree_beside};
 pub use pins::Pin;
 pub use record::{Build, LatestNote, Provenance, SlimRecord, StageRecord};
 pub use replies::{Fault, Replies, Reply, ReplyTotals, Usage};

@@ -151,7 +151,14 @@ impl Store {
         let executable = executable_counts(path, kind)?;
         let size = modes::seal(path, sealed_time(), executable)?;
         let bytes = Hash::of_file(path)?;
-        let artifact = Artifact { kind, hash: file_identity(bytes, executable), tree: false, size, images: Vec::new() };
+        let artifact = Artifact {
+            kind,
+            hash: file_identity(bytes, executable),
+            tree: false,
+            size,
+            images: Vec::new(),
+            bases: Vec::new(),
+        };
         self.place_file(path, &artifact, bytes, executable)?;
         Ok(artifact)
     }
@@ -194,7 +201,7 @@ impl Store {
         }
         let manifest = tree.canonical_json();
         let hash = Hash::of_bytes(&manifest);
-        let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
+        let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new(), bases: Vec::new() };
         self.place_tree(folder, &artifact, &manifest, &read)?;
         Ok(artifact)
     }
@@ -236,6 +243,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The folder of a tree in the store that holds the folder of another tree. `None` if that folder is in no store, or if its
+/// store does not have the tree.
+pub fn tree_beside(folder: &Path, hash: Hash) -> Option<PathBuf> {
+    let folder = folder.canonicalize().ok()?;
+    let objects = folder.parent()?.parent().filter(|objects| objects.ends_with("objects"))?;
+    let found = objects.parent()?.join(format!("{}.tree", object_key(hash)));
+    found.is_dir().then_some(found)
 }
 
 /// Whether the executable bit of an output counts. It counts only for outputs of kind `File`; outputs of other kinds

@@ -154,7 +154,9 @@ impl Store {
     /// Commits stages: syncs their outputs, which [`Store::put`] stored, then appends and syncs their records.
     /// Afterwards the stages are done. On an error none of them is.
     pub fn commit(&self, records: &[StageRecord]) -> Result<()> {
-        self.fsync_objects(records.iter().flat_map(|record| record.outputs.values()))?;
+        let outputs = records.iter().flat_map(|record| record.outputs.values());
+        // The bases of a result from a remote may arrive without their own records.
+        self.fsync_objects(outputs.flat_map(Artifact::with_bases))?;
         let lines = records.iter().map(|record| Ok((record.fingerprint, serde_json::to_string(record)?)));
         let lines: Vec<_> = lines.collect::<Result<_>>().context("BUG: a record is plain data")?;
         self.records.append(&lines, true)

@@ -97,7 +97,7 @@ impl Store {
 
     /// The image pack of a hash, which rows of an artifact name.
     pub fn image_pack(hash: Hash, size: u64) -> Artifact {
-        Artifact { kind: ArtifactKind::Images, hash, tree: false, size, images: Vec::new() }
+        Artifact { kind: ArtifactKind::Images, hash, tree: false, size, images: Vec::new(), bases: Vec::new() }
     }
 
     /// Moves a received file into the store. It is durable when [`Store::commit`] has returned for a record that names it.

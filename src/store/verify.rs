@@ -41,6 +41,7 @@ impl Store {
     pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut artifacts: BTreeMap<Hash, Produced> = BTreeMap::new();
+        let mut bases: BTreeMap<Hash, Artifact> = BTreeMap::new();
         let scan = self.records.scan()?;
         let damaged = |what: String| Problem { path: self.records.path().to_path_buf(), what, producers: Vec::new() };
         let in_line = |line: &usize| damaged(format!("the record in line {line} is damaged and ignored"));
@@ -62,7 +63,12 @@ impl Store {
             for artifact in record.outputs.values() {
                 let entry = artifacts.entry(artifact.hash).or_insert_with(|| (artifact.clone(), Vec::new()));
                 entry.1.push((record.manifest.kind.clone(), fingerprint));
+                bases.extend(artifact.with_bases().skip(1).map(|base| (base.hash, base)));
             }
+        }
+        // The record of a base may have been removed while an adapter still needs its object.
+        for (hash, base) in bases {
+            artifacts.entry(hash).or_insert_with(|| (base, Vec::new()));
         }
         self.memo().retain(|key| !key.starts_with("objects/"));
         let artifacts: Vec<Produced> = artifacts.into_values().collect();

@@ -67,9 +67,8 @@ fn store_of_version_0_1_is_fresh_except_raised_kinds() {
     .assert_eq(&states.into_iter().collect::<String>());
 }
 
-/// With nothing but the versions changed, every result is found again.
-#[test]
-fn store_of_version_0_1_differs_in_versions_only() {
+/// A project whose results of that version have today's versions of their kinds.
+fn project_with_raised_versions() -> Project {
     let project = project_of_version_0_1();
     let store = Store::open(&project.path("cache")).unwrap();
     let records = store.fingerprints().unwrap().into_iter().map(|fingerprint| store.record(fingerprint).unwrap());
@@ -82,9 +81,28 @@ fn store_of_version_0_1_differs_in_versions_only() {
         records.filter(|record| RAISED.contains(&&*record.manifest.kind)).map(raised).collect();
     assert!(!records.is_empty());
     store.commit(&records).unwrap();
+    project
+}
+
+/// With nothing but the versions changed, every result is found again.
+#[test]
+fn store_of_version_0_1_differs_in_versions_only() {
+    let project = project_with_raised_versions();
     let instances = instances(&project);
     let stale: Vec<_> = instances.iter().filter(|[.., state]| state != "fresh").collect();
     assert!(stale.is_empty(), "{stale:#?}");
     let kinds: BTreeSet<&str> = instances.iter().map(|[kind, ..]| &**kind).collect();
     assert_eq!((instances.len(), kinds.len()), (49, 15), "{kinds:?}");
+}
+
+/// Stages with `lora` stored the merged weights.
+#[test]
+fn a_model_with_merged_weights_is_read() {
+    let project = project_with_raised_versions();
+    project.edit("experiment.toml", "benchmark  = \"test\"", "benchmark  = \"test\"\ntake = { first = 2 }");
+    let ran = project.ran_instances(&["experiment.toml", "eval@model=lora"]);
+    assert!(
+        !ran.is_empty() && ran.iter().all(|name| name.starts_with("eval@") && name.contains("model=lora")),
+        "{ran:?}"
+    );
 }

@@ -100,12 +100,15 @@ fn run_without_key(project: &Project, arguments: &[&str]) -> (Outcome, usize) {
     command.env("TEACHER_KEY", KEY).env("ABLATE_LOG", "trace");
     let mut jobs = BTreeSet::new();
     let outcome = project.watch(&mut command, |processes| {
-        for (index, id) in processes.iter().enumerate() {
-            let read = |name: &str| fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
-            assert!(!has_key(&read("cmdline")), "{}", String::from_utf8_lossy(&read("cmdline")));
-            // The first process has the environment that this test gives it.
-            assert!(index == 0 || !has_key(&read("environ")), "{}", String::from_utf8_lossy(&read("cmdline")));
-            jobs.extend(String::from_utf8_lossy(&read("cmdline")).contains("stage-job").then_some(*id));
+        let read = |id, name: &str| fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
+        let first = processes.first().map(|&id| read(id, "cmdline"));
+        for &id in processes {
+            let line = read(id, "cmdline");
+            let text = String::from_utf8_lossy(&line);
+            assert!(!has_key(&line), "{text}");
+            // The first process has the environment that this test gives it, and so has a new process until it runs its own program.
+            assert!(first.as_ref() == Some(&line) || !has_key(&read(id, "environ")), "{text}");
+            jobs.extend(text.contains("stage-job").then_some(id));
         }
     });
     for text in [&outcome.stdout, &outcome.stderr] {

@@ -47,7 +47,7 @@ fn fits(line: &str, pattern: &str) -> bool {
 
 /// A command `hf` that "downloads" a small checkpoint with random weights into the hub's cache.
 fn fake_hub(folder: &Path) {
-    let golden = repository("tests/golden/hub/llava");
+    let golden = repository("tests/golden/hub/smolvlm");
     let script = format!(
         "#!/bin/sh\nset -eu\n[ \"$1\" = download ]\nrepo=$HF_HOME/hub/models--$(echo \"$2\" | sed 's#/#--#g')\n\
          mkdir -p \"$repo/snapshots/0123abc\" \"$repo/refs\"\nprintf 0123abc > \"$repo/refs/main\"\n\

@@ -8,6 +8,7 @@ mod batch_server;
 mod fault_server;
 mod support;
 
+mod adapters;
 mod batches;
 mod budgets;
 mod caching;

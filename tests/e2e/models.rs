@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::support::{Outcome, Project, assert_contains, entries, repository};
 
 /// A project with a model made by transformers, copied to `hub`.
-fn with_model(case: &str) -> Project {
+pub(crate) fn with_model(case: &str) -> Project {
     let project = Project::new();
     copy(&golden(case), &project.path("hub"));
     project
 }
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     repository("tests/golden/hub").join(name)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for path in entries(from) {
         let name = path.file_name().unwrap();
@@ -34,12 +34,12 @@ fn import_study(keys: &str) -> String {
     format!("name = \"study\"\n\n[stage]\nbase = {{ kind = \"base\", path = \"hub\"{keys} }}\n")
 }
 
-fn parse(text: impl AsRef<[u8]>) -> Value {
+pub(crate) fn parse(text: impl AsRef<[u8]>) -> Value {
     serde_json::from_slice(text.as_ref()).unwrap()
 }
 
 /// A study that trains, samples and evaluates the model in `hub` on rows with images.
-fn with_study(case: &str, sft: &str) -> Project {
+pub(crate) fn with_study(case: &str, sft: &str) -> Project {
     let project = with_model(case);
     let mut rows = String::new();
     for (at, image) in ["wide", "tall", "square", "tiny", "grey", "wide"].into_iter().enumerate() {
@@ -407,4 +407,49 @@ fn exploding_template_or_tokenizer_is_an_error() {
     let normalizer = json!({ "type": "Sequence", "normalizers": vec![double; 40] });
     let printed = import("llama2", &|project| set(project, "tokenizer.json", "/normalizer", normalizer.clone()));
     assert_contains(&printed, &["`normalizer` and `pre_tokenizer` can make a text more than 1000 times longer"]);
+}
+
+#[test]
+fn families_whose_processors_split_images_are_trained_and_exported() {
+    for case in ["gemma3", "gemma3-scan", "smolvlm", "idefics3", "internvl", "qwen2-vl", "qwen2.5-vl", "qwen3-vl"] {
+        let project = with_study(case, "steps = 2, lora = { rank = 2, targets = [\"*\"] }");
+        project.ok(&["run", "study.toml"]);
+        let bytes = |name: &str| fs::read(project.path(name)).unwrap();
+        assert!(bytes("hub/model.safetensors") == bytes("out/study/same/checkpoint/model.safetensors"), "{case}");
+        assert_eq!(project.read("out/study/eval@model=sft/scores.jsonl").lines().count(), 6, "{case}");
+        let outputs = project.outputs("study");
+        project.remove("cache");
+        fs::remove_dir_all(project.path("out")).unwrap();
+        project.ok(&["run", "study.toml", "--threads", "1", "--jobs", "1"]);
+        assert!(project.outputs("study") == outputs, "{case}");
+    }
+}
+
+#[test]
+fn processor_that_does_not_fit_the_model_is_refused() {
+    let project = with_model("smolvlm");
+    set(&project, "processor_config.json", "/image_seq_len", json!(9));
+    let reason = "`image_seq_len` of `processor_config.json` is 9 tokens for each tile, but the model has ";
+    project.write("study.toml", import_study("")).fails(2, &["run", "study.toml"]).stderr_has(&[reason]);
+    let project = with_model("internvl");
+    set(&project, "processor_config.json", "/image_processor/size", json!({ "height": 15, "width": 15 }));
+    let reason = "the image processor produces crops of 15 x 15 pixels, but the vision tower takes 20 x 20";
+    project.write("study.toml", import_study("")).fails(2, &["run", "study.toml"]).stderr_has(&[reason]);
+}
+
+#[test]
+fn model_that_does_not_fit_into_memory_is_reported_before_it_is_read() {
+    let project = with_model("smolvlm");
+    let sizes = [("hidden_size", 16_384), ("num_hidden_layers", 60), ("num_attention_heads", 128)];
+    for (field, size) in sizes.into_iter().chain([("intermediate_size", 49_152), ("num_key_value_heads", 128)]) {
+        set(&project, "config.json", &format!("/text_config/{field}"), json!(size));
+    }
+    set(&project, "config.json", "/text_config/head_dim", json!(128));
+    let (code, warned) = import_messages(&project, "check", "");
+    assert_eq!(code, Some(0));
+    let reason = "GiB in F32: this machine has ";
+    assert_contains(&warned, &["warning: `stage.base.path`: `HUB`: the model has 2", reason]);
+    let (code, refused) = import_messages(&project, "run", "");
+    assert_eq!(code, Some(2));
+    assert_contains(&refused, &[reason]);
 }

@@ -31,6 +31,8 @@ from transformers.models.llava_next.image_processing_llava_next import LlavaNext
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
 
@@ -40,6 +42,7 @@ CLIP = (CLIPImageProcessorPil, CLIPImageProcessor)
 SIGLIP = (SiglipImageProcessorPil, SiglipImageProcessor)
 LLAVA = (LlavaImageProcessorPil, LlavaImageProcessor)
 NEXT = (LlavaNextImageProcessorPil, LlavaNextImageProcessor)
+QWEN = (Qwen2VLImageProcessorPil, Qwen2VLImageProcessor)
 
 
 def square(side):
@@ -66,6 +69,10 @@ PROCESSORS = {
                              image_grid_pinpoints=[[7 * i, 7 * j] for i in range(1, 4) for j in range(1, 4)])),
     "next_fixed": (NEXT, dict(size=square(9), crop_size=square(9), image_grid_pinpoints=[[9, 9], [18, 27]])),
     "next_recut": (NEXT, dict(size=short(12), crop_size=square(8), image_grid_pinpoints=[[16, 16], [8, 24]])),
+    "qwen2_vl": (QWEN, dict(patch_size=4, min_pixels=256, max_pixels=1024)),
+    "qwen2_vl_bilinear": (QWEN, dict(patch_size=3, merge_size=3, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+                                     size={"shortest_edge": 81, "longest_edge": 600})),
+    "qwen2_vl_one": (QWEN, dict(patch_size=7, merge_size=1, temporal_patch_size=1, min_pixels=49, max_pixels=600)),
 }
 
 
@@ -97,6 +104,19 @@ def pictures():
     yield "grey.jpg", Image.fromarray(colours(50, 70, noise=12)[..., 0])
 
 
+def values_of(processor, image, **kind):
+    """Pixel values. Qwen2-VL's patches, which hold an image once per frame, become an image again: (3, height, width)."""
+    made = processor(image, **kind)
+    values = np.asarray(made["pixel_values"], dtype=np.float32)
+    if "image_grid_thw" not in made:
+        return values[0]
+    _, rows, columns = np.asarray(made["image_grid_thw"])[0]
+    merge, patch, frames = processor.merge_size, processor.patch_size, processor.temporal_patch_size
+    cells = values.reshape(rows // merge, columns // merge, merge, merge, 3, frames, patch, patch)
+    assert all(np.array_equal(cells[:, :, :, :, :, frame], cells[:, :, :, :, :, 0]) for frame in range(frames))
+    return cells[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
+
+
 def write_json(path, value):
     path.write_text(json.dumps(value, separators=(",", ":")) + "\n")
 
@@ -121,8 +141,7 @@ def make_pixels():
             processor.save_pretrained(folder)
         most, values, far, which = 0.0, 0, 0, ""
         for name, image in images.items():
-            got = np.asarray(processor(image, return_tensors="np")["pixel_values"][0], dtype=np.float32)
-            there = other(image, return_tensors="pt")["pixel_values"][0].numpy().astype(np.float32)
+            got, there = values_of(processor, image, return_tensors="np"), values_of(other, image, return_tensors="pt")
             # In levels of 255.
             unit = 1.0 if not settings.get("do_rescale", True) else 1 / 255
             unit = unit / np.asarray(processor.image_std, np.float32)[:, None, None] if settings.get("do_normalize", True) else unit
@@ -178,8 +197,25 @@ def make_features():
     write_json(HERE / "features.json", cases)
 
 
+def make_smart_resize():
+    """Sizes of images after Qwen2-VL's resizing: `[width, height, new width, new height]`."""
+    draw = random.Random(13)
+    cases = []
+    for cell, least, most in [(28, 3136, 12845056), (28, 3136, 1003520), (32, 65536, 16777216), (28, 200704, 200704), (6, 40, 900), (7, 1, 1500)]:
+        found = []
+        fixed = [(1, 1), (1, 200), (200, 1), (14, 14), (42, 42), (70, 98), (28, 28), (3584, 3584), (8000, 60), (13, 2599)]
+        scales = [(draw.choice([20, 100, 500, 3000, 9000]), draw.choice([20, 100, 500, 3000, 9000])) for _ in range(100)]
+        for width, height in fixed + [(draw.randint(1, across), draw.randint(1, down)) for across, down in scales]:
+            if max(width, height) / min(width, height) <= 200:
+                tall, wide = smart_resize(height, width, factor=cell, min_pixels=least, max_pixels=most)
+                found.append([width, height, wide, tall])
+        cases.append({"cell": cell, "min_pixels": least, "max_pixels": most, "sizes": found})
+    write_json(HERE / "smart_resize.json", cases)
+
+
 if __name__ == "__main__":
     shutil.rmtree(HERE, ignore_errors=True)
     HERE.mkdir()
     make_pixels()
     make_features()
+    make_smart_resize()

@@ -16,6 +16,7 @@ pub mod resource_limits;
 pub mod seed;
 pub mod shared_str;
 mod stop_request;
+pub mod system_memory;
 
 pub use diagnostic::{Diagnostic, Source, SourceId, Sources, Span};
 pub use error_chain::{Detached, ErrorChain, wrong_input};

@@ -111,6 +111,45 @@ pub struct Artifact {
     /// Image packs whose members this artifact's rows name. They are kept as long as the artifact.
     #[serde(default)]
     pub images: Vec<Hash>,
+    /// The checkpoints that this one builds on, in order: an adapter holds no weights of the model that it adapts. They are
+    /// kept as long as the artifact.
+    #[serde(default)]
+    pub bases: Vec<BaseCheckpoint>,
+}
+
+impl Artifact {
+    /// The hashes of all objects that are kept as long as the artifact: its own, those of its image packs and of its bases.
+    pub fn needed_objects(&self) -> impl Iterator<Item = Hash> + '_ {
+        let bases = self.bases.iter().map(|base| base.hash);
+        std::iter::once(self.hash).chain(self.images.iter().copied()).chain(bases)
+    }
+
+    /// The artifact and its bases.
+    pub fn with_bases(&self) -> impl Iterator<Item = Artifact> + '_ {
+        std::iter::once(self.clone()).chain(self.bases.iter().map(BaseCheckpoint::artifact))
+    }
+
+    /// Total bytes with those of its bases: for an adapter about the size of the whole model.
+    pub fn size_with_bases(&self) -> u64 {
+        self.size + self.bases.iter().map(|base| base.size).sum::<u64>()
+    }
+}
+
+/// A checkpoint that another one builds on: a folder in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseCheckpoint {
+    /// Hash of the folder's tree manifest.
+    pub hash: Hash,
+    /// Total bytes.
+    pub size: u64,
+}
+
+impl BaseCheckpoint {
+    /// The checkpoint as an artifact.
+    pub fn artifact(&self) -> Artifact {
+        let BaseCheckpoint { hash, size } = *self;
+        Artifact { kind: ArtifactKind::Checkpoint, hash, tree: true, size, images: Vec::new(), bases: Vec::new() }
+    }
 }
 
 /// Committed outputs, sorted by name. A list, because a stage has few outputs and there are many stages.

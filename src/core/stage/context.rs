@@ -37,6 +37,8 @@ pub struct StageContext<'a> {
     pub inputs: BTreeMap<String, InputPath>,
     /// Image packs (tars) by content hash: those of every input.
     pub images: BTreeMap<Hash, PathBuf>,
+    /// The checkpoints that inputs build on ([`super::Artifact::bases`]), by content hash.
+    pub bases: BTreeMap<Hash, PathBuf>,
     /// Folder for the outputs, each under its declared name.
     pub out: PathBuf,
     /// Folder for checkpoints. It is kept when the stage is interrupted, and the next attempt with the same

@@ -24,7 +24,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::base::Hash;
-pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
+pub use artifact::{Artifact, ArtifactKind, BaseCheckpoint, OutputSpec, Outputs};
 pub use config::{ConfigError, ConfigErrorKind};
 pub use context::{BAD_REPLIES, InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
@@ -54,13 +54,21 @@ pub trait Stage: Send + Sync + Debug {
         None
     }
 
-    /// The program that runs instead of [`Stage::run`].
+    /// The program that runs instead of [`Stage::run`], which then only writes inputs of the program: those that build on
+    /// other checkpoints ([`Artifact::bases`]). It gets only these inputs, and writes each into `ctx.out` under its name in
+    /// the sandbox.
     fn program(&self) -> Option<Program> {
         None
     }
 
     /// Checks the content of an output that [`Stage::program`] wrote. `packs` are the image packs of its inputs and outputs.
     fn output_checker(&self, _output: &OutputSpec, _packs: &BTreeMap<Hash, PathBuf>) -> Option<Box<dyn OutputChecker>> {
+        None
+    }
+
+    /// The role of the checkpoint that an output builds on, because it holds only what was added to it: an adapter. The store
+    /// keeps that checkpoint as long as the output, and stages that read the output get both.
+    fn base_input(&self, _output: &str) -> Option<&'static str> {
         None
     }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::Conversation;
 use super::rendering::RenderedChat;
 use crate::chat_prompt::ChatPrompt;
+use crate::image_text::ImageText;
 
 /// A conversation that a template rendered as a prompt, and how it renders variations of it.
 struct RenderedHistory<'a> {
@@ -91,10 +92,16 @@ fn joined(between: &[&str], responses: &[String]) -> String {
 
 impl Conversation {
     /// Whether each id of a prompt is part of an earlier response, or ends one.
-    pub(super) fn history_loss(&self, chat: &ChatPrompt, rendered: &RenderedChat) -> Result<Vec<bool>> {
+    pub(super) fn history_loss(
+        &self,
+        chat: &ChatPrompt,
+        images: &[ImageText],
+        rendered: &RenderedChat,
+    ) -> Result<Vec<bool>> {
         let RenderedChat { prompt, sentinels, .. } = rendered;
         let render = |responses: &[String], user_probes: bool| {
-            self.template.render(&self.messages(chat, *sentinels, responses, user_probes)?, true)
+            let messages = self.messages(chat, *sentinels, responses, user_probes)?;
+            self.render_images(&messages, true, images, *sentinels)
         };
         let history = RenderedHistory {
             text: prompt,

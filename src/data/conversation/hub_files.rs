@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
+use crate::images::gemma3_placeholder;
 use crate::tokenizer::FILE;
 use ablate_core::base::files;
 
@@ -31,6 +32,8 @@ pub(super) struct Special {
     pub(super) additional: Vec<String>,
     /// Id of the image placeholder, and the file and key that define it.
     pub(super) image: Option<(u32, String)>,
+    /// The special token that stands for an image in the chat template, if it is not the image token.
+    pub(super) placeholder: Option<String>,
     /// Ids of end tokens, and the file and key that define them. The tokenizer's own `eos_token` is in `named`.
     pub(super) ends: Vec<(u32, String)>,
 }
@@ -114,6 +117,9 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
             (_, [one]) => special.image = Some(one.clone()),
             (_, [.., (_, place)]) => bail!("{place} is a list"),
         }
+    }
+    if config.get("model_type").and_then(Value::as_str) == Some("gemma3") {
+        special.placeholder = Some(gemma3_placeholder(folder)?);
     }
     Ok(special)
 }

@@ -27,6 +27,11 @@ impl Sentinels {
         }
     }
 
+    /// Whether what follows a text is a special token that occurs in a text of the chat.
+    pub(super) fn encloses_next(self, before: &str) -> bool {
+        before.ends_with(self.start)
+    }
+
     /// The number of bytes of a text without sentinels.
     pub(super) fn length_without(self, text: &str) -> usize {
         let is_mark = |mark: &char| *mark == self.start || *mark == self.end;
@@ -80,7 +85,7 @@ impl HubTokenizer {
     }
 
     /// The token of an id that another file defines at `place` (file and key).
-    pub(super) fn name(&self, id: u32, place: &str) -> Result<String> {
+    pub(crate) fn name(&self, id: u32, place: &str) -> Result<String> {
         let name = self.parsing.id_to_token(id);
         name.with_context(|| format!("{place} is {id}, which is not in the vocabulary of `tokenizer.json`"))
     }

@@ -1,5 +1,5 @@
 //! The conversation format of a Hugging Face folder: its tokenizer, special tokens and chat template, and the token ids
-//! of prompts and training sequences that follow from them. The number of tokens per image is added in `tokens`.
+//! of prompts and training sequences that follow from them. `tokens` repeats the image token of each run.
 //!
 //! ```text
 //! prompt   = template on [..., user: image, text], with the opening of the assistant's turn
@@ -31,6 +31,7 @@ use anyhow::{Context, Result, bail};
 pub use template::{ChatTemplate, Format, Message, MessagePart, Role};
 
 use super::chat_prompt::ChatPrompt;
+use super::image_text::ImageText;
 use super::tokenizer::Tokenizer;
 use generation_config::GenerationConfig;
 use hub_tokenizer::{HubTokenizer, Sentinels};
@@ -67,11 +68,13 @@ pub struct Conversation {
 struct ImageToken {
     id: u32,
     name: String,
+    /// What stands for an image in the output of the template: the image token, or another special token (Gemma 3).
+    placeholder: String,
     /// Whether the template writes the placeholder for a part `{"type": "image"}`.
     part: bool,
 }
 
-/// The ids of a conversation, in which each image is one placeholder.
+/// The ids of a conversation, with one image token per run ([`ImageText`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedChat {
     /// The conversation up to the last response.
@@ -100,7 +103,7 @@ impl Conversation {
     /// an answer when asked to; an unsupported `generation_config.json`.
     pub fn read(folder: &Path) -> Result<Conversation> {
         hub_files::check_tokenizer(folder)?;
-        let hub_files::Special { named, additional, image, ends } = hub_files::special(folder)?;
+        let hub_files::Special { named, additional, image, placeholder, ends } = hub_files::special(folder)?;
         let template = hub_files::template(folder, image.is_some())?;
         let generation = generation_config::read(folder)?;
 
@@ -124,7 +127,11 @@ impl Conversation {
                 if !hub_tokenizer.is_special(&name) {
                     bail!("{place} is {id}, but `{name}` is not a special token of `tokenizer.json`");
                 }
-                Some(ImageToken { id, name, part: false })
+                let placeholder = placeholder.unwrap_or_else(|| name.clone());
+                if !hub_tokenizer.is_special(&placeholder) {
+                    bail!("the placeholder of images, `{placeholder}`, is not a special token of `tokenizer.json`");
+                }
+                Some(ImageToken { id, name, placeholder, part: false })
             }
             None => None,
         };
@@ -142,7 +149,7 @@ impl Conversation {
                         )],
                         true,
                     )?
-                    .contains(&image.name);
+                    .contains(&image.placeholder);
                 Some(ImageToken { part, ..image })
             }
             other => other,
@@ -203,16 +210,22 @@ impl Conversation {
         self.image.as_ref().map(|image| image.id)
     }
 
+    /// What stands for an image in the output of the template.
+    #[cfg(test)]
+    pub(crate) fn image_placeholder(&self) -> Option<&str> {
+        self.image.as_ref().map(|image| image.placeholder.as_str())
+    }
+
     /// Renders messages with the template.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
         self.template.render(messages, open)
     }
 
-    /// The ids of a prompt. An image is one placeholder.
-    pub fn prompt(&self, chat: &ChatPrompt) -> Result<Vec<u32>> {
+    /// The ids of a prompt. `images`: what stands for each image.
+    pub fn prompt(&self, chat: &ChatPrompt, images: &[ImageText]) -> Result<Vec<u32>> {
         let sentinels = sentinels(chat, "")?;
-        let prompt = self.render_prompt(chat, sentinels)?;
-        self.prompt_ids(&prompt, sentinels, chat.images.keys().len())
+        let prompt = self.render_prompt(chat, images, sentinels)?;
+        self.prompt_ids(&prompt, sentinels, images)
     }
 
     /// The ids of a prompt and of its response. A truncated response has no stop token. With `mask_history`, earlier
@@ -220,16 +233,17 @@ impl Conversation {
     pub fn sequence(
         &self,
         chat: &ChatPrompt,
+        images: &[ImageText],
         response: &str,
         truncated: bool,
         mask_history: bool,
     ) -> Result<EncodedChat> {
-        let rendered = self.render_chat(chat, response, truncated)?;
-        let prompt = self.prompt_ids(&rendered.prompt, rendered.sentinels, chat.images.keys().len())?;
+        let rendered = self.render_chat(chat, images, response, truncated)?;
+        let prompt = self.prompt_ids(&rendered.prompt, rendered.sentinels, images)?;
         let loss = if chat.history.is_empty() || mask_history {
             vec![false; prompt.len()]
         } else {
-            self.history_loss(chat, &rendered)?
+            self.history_loss(chat, images, &rendered)?
         };
         let mut target = self.target(&rendered, &prompt)?.ids;
         if rendered.append_eos {
@@ -242,9 +256,14 @@ impl Conversation {
     }
 
     /// The text of each target id of [`Conversation::sequence`].
-    pub fn pieces(&self, chat: &ChatPrompt, response: &str, truncated: bool) -> Result<Vec<String>> {
-        let images = chat.images.keys().len();
-        let chat = self.render_chat(chat, response, truncated)?;
+    pub fn pieces(
+        &self,
+        chat: &ChatPrompt,
+        images: &[ImageText],
+        response: &str,
+        truncated: bool,
+    ) -> Result<Vec<String>> {
+        let chat = self.render_chat(chat, images, response, truncated)?;
         let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, images)?;
         let Target { ids, separate } = self.target(&chat, &prompt)?;
         let mut pieces = if separate {
@@ -259,13 +278,16 @@ impl Conversation {
         Ok(pieces)
     }
 
-    pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, images: usize) -> Result<Vec<u32>> {
+    pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, images: &[ImageText]) -> Result<Vec<u32>> {
         let mut ids = self.prefix_ids(prompt)?.to_vec();
         ids.extend(self.hub_tokenizer.ids(prompt, sentinels, false)?);
         if let Some(token) = &self.image {
             let count = ids.iter().filter(|id| **id == token.id).count();
-            if count != images {
-                bail!("the chat template writes `{}` {count} times for {images} images", token.name);
+            let runs: usize = images.iter().map(|image| image.runs.len()).sum();
+            if count != runs {
+                let images = images.len();
+                let parts = if runs == images { String::new() } else { format!(" of {runs} parts") };
+                bail!("the chat template writes `{}` {count} times for {images} images{parts}", token.name);
             }
         }
         Ok(ids)

@@ -8,6 +8,7 @@ use super::template::{Format, Message, MessagePart, PROBE, Role};
 use crate::chat_prompt::ChatPrompt;
 use crate::image_keys::ImageKeys;
 use crate::image_placeholders::Part;
+use crate::image_text::ImageText;
 
 /// A rendered chat with sentinels.
 pub(super) struct RenderedChat {
@@ -63,7 +64,7 @@ impl Conversation {
         let image = match (&self.image, with_images) {
             (None, true) => bail!("the model takes no images: its `config.json` has no image token"),
             (Some(image), true) if image.part => return Ok(Message::with_parts(Role::User, parts)),
-            (Some(image), true) => image.name.as_str(),
+            (Some(image), true) => image.placeholder.as_str(),
             (_, false) => "",
         };
         let mut text = String::new();
@@ -80,11 +81,41 @@ impl Conversation {
     }
 
     /// Renders a conversation up to the opening of the next response.
-    pub(super) fn render_prompt(&self, chat: &ChatPrompt, sentinels: Sentinels) -> Result<String> {
+    pub(super) fn render_prompt(
+        &self,
+        chat: &ChatPrompt,
+        images: &[ImageText],
+        sentinels: Sentinels,
+    ) -> Result<String> {
         let responses = self.history_responses(chat, sentinels);
-        let prompt = self.template.render(&self.messages(chat, sentinels, &responses, false)?, true)?;
+        let prompt =
+            self.render_images(&self.messages(chat, sentinels, &responses, false)?, true, images, sentinels)?;
         self.check_texts(chat, &prompt, sentinels)?;
         Ok(prompt)
+    }
+
+    /// Renders messages, and replaces the placeholder of each image by what stands for it.
+    pub(super) fn render_images(
+        &self,
+        messages: &[Message],
+        open: bool,
+        images: &[ImageText],
+        sentinels: Sentinels,
+    ) -> Result<String> {
+        let rendered = self.template.render(messages, open)?;
+        let Some(token) = self.image.as_ref().filter(|_| !images.is_empty()) else { return Ok(rendered) };
+        let mut pieces = rendered.split(token.placeholder.as_str());
+        let mut whole = pieces.next().unwrap_or_default().to_string();
+        let mut images = images.iter();
+        for piece in pieces {
+            // Within sentinels, it is a text of the conversation.
+            match if sentinels.encloses_next(&whole) { None } else { images.next() } {
+                Some(image) => whole.push_str(&image.with_runs_as(&token.name)),
+                None => whole.push_str(&token.placeholder),
+            }
+            whole.push_str(piece);
+        }
+        Ok(whole)
     }
 
     /// The earlier responses, as the template gets them.
@@ -121,14 +152,20 @@ impl Conversation {
         self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name))
     }
 
-    pub(super) fn render_chat(&self, chat: &ChatPrompt, response: &str, truncated: bool) -> Result<RenderedChat> {
+    pub(super) fn render_chat(
+        &self,
+        chat: &ChatPrompt,
+        images: &[ImageText],
+        response: &str,
+        truncated: bool,
+    ) -> Result<RenderedChat> {
         let sentinels = sentinels(chat, response)?;
         let messages = self.messages(chat, sentinels, &self.history_responses(chat, sentinels), false)?;
         let answered = |text: &str| {
             let answer = Message::new(Role::Assistant, text, self.assistant);
-            self.template.render(&[messages.as_slice(), &[answer]].concat(), false)
+            self.render_images(&[messages.as_slice(), &[answer]].concat(), false, images, sentinels)
         };
-        let prompt = self.template.render(&messages, true)?;
+        let prompt = self.render_images(&messages, true, images, sentinels)?;
         self.check_texts(chat, &prompt, sentinels)?;
         let response = self.hub_tokenizer.escape(response, sentinels);
         let mut whole = answered(&response)?;

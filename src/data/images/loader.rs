@@ -134,7 +134,7 @@ mod tests {
         let path = folder.path().join("wide.png");
         image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
         let images = ImageLoader::from_files(&[("wide", &path)], true, ImageProcessor::Square { size: 4 }).unwrap();
-        assert_eq!((images.size("wide").unwrap(), images.processor().grid(8, 4)), ((8, 4), None));
+        assert_eq!((images.size("wide").unwrap(), images.processor().shape(8, 4).unwrap().grid), ((8, 4), None));
         let pixel_values = images.load("wide").unwrap();
         let rows: Vec<f32> = pixel_values.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);

@@ -6,17 +6,17 @@
 //! twice as many rows as columns, because it resizes horizontally first. An image smaller than the crop may be placed
 //! one pixel higher and further left.
 
-use std::borrow::Cow;
-
 use anyhow::{Result, bail};
-use image::{Rgb, RgbImage, imageops};
+use image::{RgbImage, imageops};
 
-use super::anyres::Anyres;
 use super::decode::{self, DecodedImage, DepthConversion};
-use super::resize::{Filter, Region, resize};
-
-/// Maximum number of pixels of an image padded to a square.
-const MAX_PADDED: u64 = 1 << 26;
+use super::families::gemma3::Stretched;
+use super::families::idefics3::Splitting;
+use super::families::internvl::NearestGrid;
+use super::families::llava::Square;
+use super::families::qwen2_vl::{Cells, PatchSizes};
+use super::shape::ImageShape;
+use crate::image_text::ImageText;
 
 /// How an image is converted to pixel values.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,57 +29,66 @@ pub enum ImageProcessor {
     Hub(HubProcessor),
 }
 
-/// The steps of a checkpoint's image processor, in this order.
+/// The steps of a checkpoint's image processor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HubProcessor {
-    /// Split the image; each tile goes through the other steps.
-    pub(super) anyres: Option<Anyres>,
-    /// Pad to a square with this colour (LLaVA).
-    pub(super) pad: Option<[u8; 3]>,
-    pub(super) resize: Option<ResizeTarget>,
-    pub(super) filter: Filter,
-    /// Crop a square of `side` from the centre; a smaller image gets a black border.
-    pub(super) crop: bool,
+    pub(super) geometry: Geometry,
     /// Factor for every value.
     pub(super) scale: Option<f64>,
     /// Mean to subtract and standard deviation to divide by, for red, green and blue.
     pub(super) normal: Option<([f32; 3], [f32; 3])>,
-    /// Height and width of a tile of the result.
-    pub(super) side: u32,
 }
 
-/// The size after resizing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResizeTarget {
-    /// The shorter side gets this length; the aspect ratio is kept.
-    Shortest(u32),
-    Exact {
-        height: u32,
-        width: u32,
-    },
+/// How a family resizes and splits images.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Geometry {
+    Square(Square),
+    Gemma3(Stretched),
+    Idefics3(Splitting),
+    InternVl(NearestGrid),
+    Qwen2Vl(Cells),
 }
 
 impl ImageProcessor {
-    /// Height and width of a tile of the result.
-    pub fn size(&self) -> usize {
-        match self {
-            ImageProcessor::Square { size } => *size,
-            ImageProcessor::Hub(steps) => steps.side as usize,
+    /// The tiles of an image of this size.
+    pub fn shape(&self, width: u32, height: u32) -> Result<ImageShape> {
+        if width == 0 || height == 0 {
+            bail!("has no pixels");
+        }
+        Ok(match self {
+            ImageProcessor::Square { size } => ImageShape::single(width, height, *size as u32),
+            ImageProcessor::Hub(steps) => match &steps.geometry {
+                Geometry::Square(square) => square.shape(width, height),
+                Geometry::Gemma3(stretched) => stretched.shape(width, height)?,
+                Geometry::Idefics3(splitting) => splitting.shape(width, height)?,
+                Geometry::InternVl(grids) => grids.shape(width, height),
+                Geometry::Qwen2Vl(cells) => cells.shape(width, height)?,
+            },
+        })
+    }
+
+    /// What stands for an image of this shape in a conversation, if the model has `features` features for it.
+    pub fn text(&self, shape: ImageShape, features: usize) -> Result<ImageText> {
+        let ImageProcessor::Hub(HubProcessor { geometry, .. }) = self else { return Ok(ImageText::run(features)) };
+        match geometry {
+            Geometry::Gemma3(stretched) => stretched.text(shape, features),
+            Geometry::Idefics3(splitting) => splitting.text(shape, features),
+            Geometry::InternVl(grids) => grids.text(shape, features),
+            Geometry::Square(_) | Geometry::Qwen2Vl(_) => Ok(ImageText::run(features)),
         }
     }
 
-    /// Rows and columns of tiles for an image size, in addition to the whole image; `None` if images are not split.
-    pub fn grid(&self, width: u32, height: u32) -> Option<(u32, u32)> {
-        match self {
-            ImageProcessor::Square { .. } => None,
-            ImageProcessor::Hub(steps) => steps.anyres.as_ref().map(|anyres| anyres.grid((width, height))),
-        }
-    }
-
-    /// Possible resolutions (height, width) of split images; `None` if images are not split.
+    /// Possible resolutions (height, width) of images that are split for LLaVA-NeXT; `None` for other models.
     pub fn resolutions(&self) -> Option<Vec<(usize, usize)>> {
-        let ImageProcessor::Hub(HubProcessor { anyres: Some(anyres), .. }) = self else { return None };
-        Some(anyres.resolutions.iter().map(|&(height, width)| (height as usize, width as usize)).collect())
+        let ImageProcessor::Hub(HubProcessor { geometry: Geometry::Square(square), .. }) = self else { return None };
+        let resolutions = square.resolutions()?;
+        Some(resolutions.iter().map(|&(height, width)| (height as usize, width as usize)).collect())
+    }
+
+    /// The patches that an image is cut into; `None` unless its size follows from them (Qwen2-VL).
+    pub fn patches(&self) -> Option<PatchSizes> {
+        let ImageProcessor::Hub(HubProcessor { geometry: Geometry::Qwen2Vl(cells), .. }) = self else { return None };
+        Some(cells.patches())
     }
 
     /// Decodes a PNG or JPEG for [`ImageProcessor::process`].
@@ -91,7 +100,7 @@ impl ImageProcessor {
         decode::decode(bytes, conversion)
     }
 
-    /// Returns `(1 + rows * columns) * size * size * 3` values; the variants define the order.
+    /// The values of all tiles; the variants define the order.
     pub fn process(&self, image: &RgbImage) -> Result<Vec<f32>> {
         if image.width() == 0 || image.height() == 0 {
             bail!("has no pixels");
@@ -109,40 +118,20 @@ impl ImageProcessor {
 impl HubProcessor {
     fn process(&self, image: &RgbImage) -> Result<Vec<f32>> {
         let levels = self.value_table();
-        let tiles = match &self.anyres {
-            Some(anyres) => anyres.split(image, self.filter).into_iter().map(Cow::Owned).collect(),
-            None => vec![Cow::Borrowed(image)],
+        let tiles = match &self.geometry {
+            Geometry::Square(square) => square.tiles(image)?,
+            Geometry::Gemma3(stretched) => stretched.tiles(image)?,
+            Geometry::Idefics3(splitting) => splitting.tiles(image)?,
+            Geometry::InternVl(grids) => grids.tiles(image),
+            Geometry::Qwen2Vl(cells) => vec![cells.tile(image)?],
         };
-        let mut values = Vec::with_capacity(tiles.len() * (self.side * self.side * 3) as usize);
+        let mut values = Vec::with_capacity(tiles.iter().map(|tile| tile.as_raw().len()).sum());
         for tile in tiles {
-            let cropped = self.resize_and_crop(&tile)?;
-            if cropped.dimensions() != (self.side, self.side) {
-                bail!("BUG: a tile of {:?} pixels instead of {}", cropped.dimensions(), self.side);
-            }
             for (channel, levels) in levels.iter().enumerate() {
-                values.extend(cropped.pixels().map(|pixel| levels[usize::from(pixel.0[channel])]));
+                values.extend(tile.pixels().map(|pixel| levels[usize::from(pixel.0[channel])]));
             }
         }
         Ok(values)
-    }
-
-    /// Pads, resizes and crops.
-    fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
-        let padded = self.pad.map(|colour| pad_to_square(image, colour)).transpose()?;
-        let image = padded.as_ref().unwrap_or(image);
-        let size = self.resize.map_or(image.dimensions(), |target| target.apply(image.dimensions()));
-        if !self.crop {
-            return Ok(resize(image, size, &Region::whole(size), self.filter));
-        }
-        let (columns, left) = center_crop(size.0, self.side);
-        let (rows, top) = center_crop(size.1, self.side);
-        let cut = resize(image, size, &Region { columns, rows }, self.filter);
-        if cut.dimensions() == (self.side, self.side) {
-            return Ok(cut);
-        }
-        let mut square = RgbImage::new(self.side, self.side);
-        imageops::replace(&mut square, &cut, i64::from(left), i64::from(top));
-        Ok(square)
     }
 
     /// The pixel value of each of the 256 levels per channel, rounded after each step as in NumPy.
@@ -154,40 +143,6 @@ impl HubProcessor {
             })
         })
     }
-}
-
-impl ResizeTarget {
-    /// Width and height after resizing (`get_resize_output_image_size`).
-    fn apply(self, (width, height): (u32, u32)) -> (u32, u32) {
-        let shorter = width.min(height);
-        let scaled = |size: u32, length: u32| (f64::from(size) * f64::from(length) / f64::from(shorter)) as u32;
-        match self {
-            ResizeTarget::Exact { height, width } => (width, height),
-            ResizeTarget::Shortest(size) if width <= height => (size, scaled(size, height)),
-            ResizeTarget::Shortest(size) => (scaled(size, width), size),
-        }
-    }
-}
-
-/// The range of pixels in a centred crop of a side, and the offset of the range in the crop.
-fn center_crop(length: u32, crop: u32) -> (std::ops::Range<u32>, u32) {
-    if length < crop {
-        return (0..length, (crop - length).div_ceil(2));
-    }
-    let start = (length - crop) / 2;
-    (start..start + crop, 0)
-}
-
-/// Pads an image to a square, centred (`pad_to_square`).
-fn pad_to_square(image: &RgbImage, colour: [u8; 3]) -> Result<RgbImage> {
-    let (width, height) = image.dimensions();
-    let side = width.max(height);
-    if u64::from(side) * u64::from(side) > MAX_PADDED {
-        bail!("would have {side} x {side} pixels after padding to a square; at most {MAX_PADDED} are allowed");
-    }
-    let mut square = RgbImage::from_pixel(side, side, Rgb(colour));
-    imageops::replace(&mut square, image, i64::from((side - width) / 2), i64::from((side - height) / 2));
-    Ok(square)
 }
 
 /// Scales the longer side to `size` and centres the image on a black square; an image of that size is unchanged. Uses

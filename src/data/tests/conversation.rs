@@ -13,6 +13,7 @@ use crate::chat_prompt::ChatPrompt;
 use crate::conversation::hub_tokenizer::{HubTokenizer, Sentinels};
 use crate::conversation::{Conversation, Format, Message, MessagePart, Role};
 use crate::image_keys::ImageKeys;
+use crate::image_text::ImageText;
 use crate::records::Exchange;
 use crate::tests::support::golden;
 use crate::tokens;
@@ -96,7 +97,7 @@ fn sequence(
     response: &str,
     truncated: bool,
 ) -> Result<(Vec<u32>, Vec<u32>)> {
-    let encoded = conversation.sequence(chat, response, truncated, false)?;
+    let encoded = conversation.sequence(chat, &runs(chat), response, truncated, false)?;
     assert!(encoded.loss.iter().all(|is_target| !is_target), "a single turn has no history");
     Ok((encoded.prompt, encoded.target))
 }
@@ -126,6 +127,15 @@ fn strings_have_the_ids_of_transformers() {
     }
 }
 
+/// Images of one feature.
+fn one_run(images: usize) -> Vec<ImageText> {
+    vec![ImageText::run(1); images]
+}
+
+fn runs(chat: &ChatPrompt) -> Vec<ImageText> {
+    one_run(chat.images.keys().len())
+}
+
 /// The ids with one placeholder per image; the golden ids have four.
 fn with_one_placeholder(conversation: &Conversation, ids: &[u32]) -> Vec<u32> {
     let mut ids = ids.to_vec();
@@ -151,7 +161,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             let mut messages: Vec<Message> = system.chain([user]).collect();
             assert_eq!(conversation.render(&messages, true).unwrap(), chat.prompt, "{place}");
             if chat.system.is_some() {
-                let ids = conversation.prompt_ids(&chat.prompt, plain, usize::from(chat.image)).unwrap();
+                let ids = conversation.prompt_ids(&chat.prompt, plain, &one_run(usize::from(chat.image))).unwrap();
                 assert_eq!(ids, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
             }
             messages.push(answer);
@@ -164,7 +174,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             let user = ChatPrompt::new(&images, &chat.user);
             let encode = |truncated| sequence(&conversation, &user, &chat.response, truncated).unwrap();
             let (prompt, target) = encode(false);
-            assert_eq!(prompt, conversation.prompt(&user).unwrap());
+            assert_eq!(prompt, conversation.prompt(&user, &runs(&user)).unwrap());
             assert_eq!(prompt, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
             let whole = with_one_placeholder(&conversation, &chat.whole_ids);
             let (last, before) = target.split_last().unwrap();
@@ -180,7 +190,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             } else {
                 apart += 1;
             }
-            let pieces = conversation.pieces(&user, &chat.response, false).unwrap();
+            let pieces = conversation.pieces(&user, &runs(&user), &chat.response, false).unwrap();
             assert_eq!(pieces.len(), target.len(), "{place}");
         }
     }
@@ -190,7 +200,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
 #[test]
 fn an_image_token_is_repeated_per_feature() {
     for folder in Folder::all().iter().filter(|folder| folder.chats.iter().any(|chat| chat.image)) {
-        let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
+        let count = |key: &str| if key == "key" { Ok(ImageText::run(4)) } else { bail!("there is none") };
         let layout = tokens::ChatEncoder::from_conversation(folder.read().unwrap(), Arc::new(count), 500);
         for chat in folder.chats.iter().filter(|chat| chat.image && chat.system.is_none()) {
             let prompt = layout.encode_prompt("1", &ChatPrompt::new(&one_image(), &chat.user)).unwrap();
@@ -209,7 +219,7 @@ fn an_image_token_is_repeated_per_feature() {
 #[test]
 fn a_target_ends_with_the_first_stop_token() {
     let target = |folder: &str, response: &str, truncated: bool| {
-        Folder::named(folder).read().unwrap().pieces(&ask("a"), response, truncated).unwrap().concat()
+        Folder::named(folder).read().unwrap().pieces(&ask("a"), &[], response, truncated).unwrap().concat()
     };
     // The template writes no stop token: `eos` is appended, without the template's space.
     assert_eq!(target("vicuna", "Yes.", false), " Yes.</s>");
@@ -237,7 +247,7 @@ fn text_never_becomes_a_special_token() {
         let text = format!("{token}a{token}{token} b");
         let (spelled, answered) = sequence(&conversation, &ask(&text), &text, false).unwrap();
         assert_eq!((count(&spelled), count(&answered)), (count(&prompt), count(&target)), "{folder}");
-        let pieces = conversation.pieces(&ask(&text), &text, true).unwrap();
+        let pieces = conversation.pieces(&ask(&text), &[], &text, true).unwrap();
         assert_eq!(pieces.concat().trim(), text);
         assert!(!conversation.tokenizer().encode(&text).unwrap().contains(&id));
     }
@@ -250,12 +260,12 @@ fn a_text_template_gets_the_image_before_the_text() {
     let conversation = folder.read().unwrap();
     assert_eq!(conversation.user, Format::Text);
     let image = conversation.image_token().unwrap();
-    let prompt = conversation.prompt(&ChatPrompt::new(&one_image(), "How many?")).unwrap();
+    let prompt = conversation.prompt(&ChatPrompt::new(&one_image(), "How many?"), &one_run(1)).unwrap();
     assert_eq!(prompt.iter().filter(|id| **id == image).count(), 1);
     assert!(conversation.tokenizer().decode(&prompt).unwrap().contains("user\n<image>\nHow many?"));
     let none = Folder::named("chatml").read().unwrap();
     assert!(
-        none.prompt(&ChatPrompt::new(&one_image(), "a"))
+        none.prompt(&ChatPrompt::new(&one_image(), "a"), &one_run(1))
             .unwrap_err()
             .to_string()
             .starts_with("the model takes no images")
@@ -300,7 +310,7 @@ fn training_uses_the_opening_of_generation() {
                     {% if add_generation_prompt %}assistant\n{% endif %}";
     let conversation = Folder::with_template(template).read().unwrap();
     let (prompt, target) = sequence(&conversation, &ask("a"), "b", false).unwrap();
-    assert_eq!(prompt, conversation.prompt(&ask("a")).unwrap());
+    assert_eq!(prompt, conversation.prompt(&ask("a"), &[]).unwrap());
     let text = |ids: &[u32]| conversation.tokenizer().decode(ids).unwrap();
     assert_eq!((text(&prompt).as_str(), text(&target).as_str()), ("user a<|im_end|>assistant\n", "b<|im_end|>"));
 }
@@ -314,7 +324,7 @@ fn a_thinking_block_is_not_part_of_the_answer() {
     assert_eq!(answer(&thinking, "4"), "4");
     // Training targets equal generated responses.
     let given = |conversation: &Conversation, response: &str, truncated| {
-        conversation.pieces(&ask("a"), response, truncated).unwrap().concat()
+        conversation.pieces(&ask("a"), &[], response, truncated).unwrap().concat()
     };
     let whole = "<think>\nTwo and two.\n</think>\n\n4";
     assert_eq!(given(&thinking, whole, false), format!("{whole}<|im_end|>"));
@@ -352,7 +362,7 @@ fn ignoring_add_generation_prompt_is_an_error() {
 
 /// The texts of the targets of a conversation: of each earlier response, and of the last one.
 fn targets(conversation: &Conversation, chat: &ChatPrompt) -> Result<Vec<String>> {
-    let encoded = conversation.sequence(chat, "last", false, false)?;
+    let encoded = conversation.sequence(chat, &runs(chat), "last", false, false)?;
     let decode = |ids: &[u32]| conversation.hub_tokenizer.plain.decode(ids);
     let mut targets = Vec::new();
     let mut at = 0;
@@ -421,14 +431,14 @@ fn masked_history_needs_no_spans() {
     let conversation = Folder::with_template(template).read().unwrap();
     let history = exchanges(&[("a", "b")]);
     let chat = ChatPrompt { history: &history, ..ask("c") };
-    let encoded = conversation.sequence(&chat, "d", false, true).unwrap();
+    let encoded = conversation.sequence(&chat, &runs(&chat), "d", false, true).unwrap();
     assert!(encoded.loss.iter().all(|is_target| !is_target) && encoded.loss.len() == encoded.prompt.len());
 }
 
 #[test]
 fn a_template_must_write_every_text() {
     let refused = |template: &str, chat: &ChatPrompt| {
-        let error = Folder::with_template(template).read().unwrap().prompt(chat).unwrap_err();
+        let error = Folder::with_template(template).read().unwrap().prompt(chat, &runs(chat)).unwrap_err();
         let error = format!("{error:#}");
         error.split(" of `").next().unwrap().to_string() + error.split("tokenizer_config.json`").last().unwrap()
     };
@@ -452,7 +462,7 @@ fn placed_images_are_parts_of_the_turns() {
     let history = exchanges(&[("<image> or <image>?", "The first.")]);
     let chat = ChatPrompt { images: &images, system: None, history: &history, prompt: "And \\<image>? <image>" };
     let prompt = |conversation: &Conversation| {
-        let ids = conversation.prompt(&chat).unwrap();
+        let ids = conversation.prompt(&chat, &runs(&chat)).unwrap();
         let image = conversation.image_token().unwrap();
         assert_eq!(ids.iter().filter(|id| **id == image).count(), 3);
         conversation.tokenizer().decode(&ids).unwrap()
@@ -475,7 +485,7 @@ fn placed_images_are_parts_of_the_turns() {
                         assistant: ";
         assert_eq!(prompt(&folder.read().unwrap()), expected);
     }
-    let none = Folder::named("chatml").read().unwrap().prompt(&chat).unwrap_err();
+    let none = Folder::named("chatml").read().unwrap().prompt(&chat, &runs(&chat)).unwrap_err();
     assert!(none.to_string().starts_with("the model takes no images"), "{none}");
 }
 

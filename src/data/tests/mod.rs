@@ -10,5 +10,6 @@ mod jpeg;
 mod layouts;
 mod llava;
 mod parity;
+mod published;
 pub(crate) mod support;
 mod tokens;

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::conversation::hub_tokenizer::Sentinels;
 use crate::conversation::{Conversation, Format, Message, MessagePart, Role};
+use crate::image_text::ImageText;
+use crate::images::{ImageProcessor, decode};
 use crate::tests::support::golden;
 use crate::tokenizer::FILE;
 use ablate_core::base::files;
@@ -20,6 +22,8 @@ use ablate_core::base::files;
 struct Case {
     folder: PathBuf,
     conversation: Conversation,
+    /// None for a language model.
+    processor: Option<ImageProcessor>,
     expected: Expected,
 }
 
@@ -80,8 +84,9 @@ impl ExpectedMessage {
 impl Case {
     fn read(folder: PathBuf) -> Result<Case> {
         let conversation = Conversation::read(&folder)?;
-        let expected = files::read_json(&folder.join("expected.json"))?;
-        Ok(Case { folder, conversation, expected })
+        let expected: Expected = files::read_json(&folder.join("expected.json"))?;
+        let processor = conversation.image_token().map(|_| ImageProcessor::read(&folder)).transpose()?;
+        Ok(Case { folder, conversation, processor, expected })
     }
 
     /// The ids of `strings.json`, under the name of the tokenizer file that equals the folder's.
@@ -126,17 +131,44 @@ impl Case {
 
     /// Image tokens are repeated by the count in `expected.json`, or if an image has none there, as in `expected`.
     fn ids(&self, prefix: &[u32], text: &str, images: &[String], expected: &[u32]) -> Result<Vec<u32>> {
-        let (mut ids, mut images) = (prefix.to_vec(), images.iter());
-        for id in self.conversation.hub_tokenizer.ids(text, Sentinels::not_in(&[text])?, false)? {
-            let image = if Some(id) == self.conversation.image_token() { images.next() } else { None };
+        let (mut ids, mut runs, mut written) = (prefix.to_vec(), Vec::new(), text.to_string());
+        if let Some(token) = self.conversation.image_token() {
+            let name = self.conversation.hub_tokenizer.name(token, "")?;
+            let texts: Vec<ImageText> = images.iter().map(|image| self.image_text(image)).collect::<Result<_>>()?;
+            runs = texts.iter().flat_map(|text| text.runs.iter().map(|(_, length)| *length)).collect();
+            let mut texts = texts.iter().map(|image| image.with_runs_as(&name));
+            let placeholder = self.conversation.image_placeholder().unwrap();
+            written = text.split(placeholder).collect::<Vec<_>>().join("\u{F0000}");
+            while let Some(at) = written.find('\u{F0000}') {
+                written.replace_range(
+                    at..at + '\u{F0000}'.len_utf8(),
+                    &texts.next().unwrap_or_else(|| placeholder.to_string()),
+                );
+            }
+        }
+        let mut runs = runs.into_iter();
+        for id in self.conversation.hub_tokenizer.ids(&written, Sentinels::not_in(&[text])?, false)? {
+            let run = if Some(id) == self.conversation.image_token() { runs.next() } else { None };
             let in_expected = || expected.iter().skip(ids.len()).take_while(|other| **other == id).count();
-            let known = |image: &String| self.expected.images.get(image).map_or_else(in_expected, |image| image.tokens);
-            let count = image.map_or(1, known);
+            let count = run.map_or(1, |length| if length == UNKNOWN { in_expected() } else { length });
             ids.extend(std::iter::repeat_n(id, count));
         }
         Ok(ids)
     }
+
+    /// What stands for an image in a conversation.
+    fn image_text(&self, image: &str) -> Result<ImageText> {
+        let (Some(known), Some(processor)) = (self.expected.images.get(image), &self.processor) else {
+            return Ok(ImageText::run(UNKNOWN));
+        };
+        let path = self.folder.with_file_name("images").join(format!("{image}.png"));
+        let (width, height) = decode::dimensions(&files::read_bytes(&path)?)?;
+        processor.text(processor.shape(width, height)?, known.tokens)
+    }
 }
+
+/// The length of a run that is not known.
+const UNKNOWN: usize = usize::MAX;
 
 fn compare(text: &str, ours: Result<Vec<u32>>, expected: &[u32]) -> Result<()> {
     let ours = ours?;

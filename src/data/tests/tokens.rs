@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::chat_prompt::ChatPrompt;
 use crate::image_keys::ImageKeys;
+use crate::image_text::ImageText;
 use crate::records::{Exchange, Pair, Row};
 use crate::tokenizer::Tokenizer;
 use crate::tokens::{ChatEncoder, TokenRow, TooLong};
 
 fn chat(max_tokens: usize) -> ChatEncoder {
     let tokenizer = Tokenizer::train_word(["ab c"], 20).unwrap();
-    ChatEncoder::new(tokenizer, Arc::new(|_| Ok(3)), max_tokens).unwrap()
+    ChatEncoder::new(tokenizer, Arc::new(|_| Ok(ImageText::run(3))), max_tokens).unwrap()
 }
 
 fn row(image: Option<&str>) -> Row {

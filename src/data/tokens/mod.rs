@@ -23,6 +23,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::chat_prompt::ChatPrompt;
 use super::conversation::{Conversation, EncodedChat};
 use super::image_placeholders::Part;
+use super::image_text::ImageText;
 use super::records::{Pair, Row};
 use super::tokenizer::{END_TOKEN, SpecialTokens, Tokenizer};
 use ablate_core::base::wrong_input;
@@ -76,14 +77,14 @@ impl TooLong {
     }
 }
 
-/// Returns the number of image tokens for an image key.
-pub type ImageTokens = Arc<dyn Fn(&str) -> Result<usize> + Send + Sync>;
+/// Returns what stands for an image in a conversation, by the image's key.
+pub type ImageTexts = Arc<dyn Fn(&str) -> Result<ImageText> + Send + Sync>;
 
 /// Encodes sequences for one tokenizer and one model.
 #[derive(Clone)]
 pub struct ChatEncoder {
     layout: Layout,
-    image_tokens: ImageTokens,
+    image_texts: ImageTexts,
     max_tokens: usize,
 }
 
@@ -106,14 +107,14 @@ impl ChatEncoder {
     /// # Errors
     ///
     /// A tokenizer without the special tokens of the built-in layout.
-    pub fn new(tokenizer: Tokenizer, image_tokens: ImageTokens, max_tokens: usize) -> Result<ChatEncoder> {
+    pub fn new(tokenizer: Tokenizer, image_texts: ImageTexts, max_tokens: usize) -> Result<ChatEncoder> {
         let layout = Layout::BuiltIn { special: tokenizer.special()?, tokenizer: Arc::new(tokenizer) };
-        Ok(ChatEncoder { layout, image_tokens, max_tokens })
+        Ok(ChatEncoder { layout, image_texts, max_tokens })
     }
 
     /// An encoder with the chat template of a Hugging Face folder; otherwise as [`ChatEncoder::new`].
-    pub fn from_conversation(conversation: Conversation, image_tokens: ImageTokens, max_tokens: usize) -> ChatEncoder {
-        ChatEncoder { layout: Layout::ChatTemplate(Arc::new(conversation)), image_tokens, max_tokens }
+    pub fn from_conversation(conversation: Conversation, image_texts: ImageTexts, max_tokens: usize) -> ChatEncoder {
+        ChatEncoder { layout: Layout::ChatTemplate(Arc::new(conversation)), image_texts, max_tokens }
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -176,12 +177,13 @@ impl ChatEncoder {
     pub fn encode_prompt(&self, key: &str, prompt: &ChatPrompt) -> Result<TokenPrompt> {
         let encode = || -> Result<TokenPrompt> {
             check_placeholders(prompt)?;
+            let images = self.texts_of(prompt)?;
             let tokens = match &self.layout {
                 Layout::BuiltIn { tokenizer, special } => opening(tokenizer, *special, prompt)?.prompt,
-                Layout::ChatTemplate(conversation) => conversation.prompt(prompt)?,
+                Layout::ChatTemplate(conversation) => conversation.prompt(prompt, &images)?,
             };
             let masked = vec![false; tokens.len()];
-            let Expanded { tokens, .. } = self.expand(&tokens, &masked, prompt.images.keys(), false)?;
+            let Expanded { tokens, .. } = self.expand(&tokens, &masked, &images, false)?;
             self.check(tokens.len())?;
             Ok(TokenPrompt { key: key.to_string(), tokens, images: prompt.images.keys().to_vec() })
         };
@@ -197,19 +199,27 @@ impl ChatEncoder {
         truncated: bool,
         mask_history: bool,
     ) -> Result<TokenRow> {
+        let images = self.texts_of(prompt)?;
         let EncodedChat { prompt: tokens, loss, target } =
-            self.encode_chat(prompt, response, truncated, mask_history)?;
-        let Expanded { mut tokens, mut loss, .. } = self.expand(&tokens, &loss, prompt.images.keys(), false)?;
+            self.encode_chat(prompt, &images, response, truncated, mask_history)?;
+        let Expanded { mut tokens, mut loss, .. } = self.expand(&tokens, &loss, &images, false)?;
         self.check(tokens.len() + target.len())?;
         tokens.extend_from_slice(&target);
         loss.resize(tokens.len(), true);
         Ok(TokenRow { tokens, loss, images: prompt.images.keys().to_vec() })
     }
 
-    /// The tokens of a conversation, with one placeholder per image.
+    /// What stands for each image of a conversation.
+    fn texts_of(&self, prompt: &ChatPrompt) -> Result<Vec<ImageText>> {
+        let text = |key: &String| (self.image_texts)(key).with_context(|| format!("image `{key}`"));
+        prompt.images.keys().iter().map(text).collect()
+    }
+
+    /// The tokens of a conversation, with one image token per run.
     fn encode_chat(
         &self,
         prompt: &ChatPrompt,
+        images: &[ImageText],
         response: &str,
         truncated: bool,
         mask_history: bool,
@@ -222,7 +232,9 @@ impl ChatEncoder {
                 chat.target.extend(Some(special.end).filter(|_| !truncated));
                 chat
             }
-            Layout::ChatTemplate(conversation) => conversation.sequence(prompt, response, truncated, mask_history)?,
+            Layout::ChatTemplate(conversation) => {
+                conversation.sequence(prompt, images, response, truncated, mask_history)?
+            }
         };
         if mask_history {
             chat.loss.fill(false);
@@ -243,36 +255,42 @@ impl ChatEncoder {
                 pieces.extend(Some(END_TOKEN.to_string()).filter(|_| !truncated));
                 Ok(pieces)
             }
-            Layout::ChatTemplate(conversation) => conversation.pieces(prompt, response, truncated),
+            Layout::ChatTemplate(conversation) => {
+                conversation.pieces(prompt, &self.texts_of(prompt)?, response, truncated)
+            }
         }
     }
 
-    /// Repeats each image placeholder of a prompt once per feature of its image. With `cut`, tokens beyond `max_tokens`
-    /// are left out, otherwise they are an error.
-    fn expand(&self, tokens: &[u32], loss: &[bool], images: &[String], cut: bool) -> Result<Expanded> {
-        let count = |key: &String| (self.image_tokens)(key).with_context(|| format!("image `{key}`"));
-        let counts: Vec<usize> = images.iter().map(count).collect::<Result<_>>()?;
+    /// Repeats the image token of each run. With `cut`, tokens beyond `max_tokens` are left out, otherwise they are an error.
+    fn expand(&self, tokens: &[u32], loss: &[bool], images: &[ImageText], cut: bool) -> Result<Expanded> {
+        // The length of each run, and whether it is the last one of its image.
+        let of_image = |image: &ImageText| {
+            let lengths: Vec<usize> = image.runs.iter().map(|(_, length)| *length).collect();
+            let last = lengths.len();
+            lengths.into_iter().enumerate().map(move |(index, length)| (length, index + 1 == last))
+        };
+        let runs: Vec<(usize, bool)> = images.iter().flat_map(of_image).collect();
         let placeholder = self.image_token().filter(|_| !images.is_empty());
         let found = tokens.iter().filter(|&&token| Some(token) == placeholder).count();
-        if found != images.len() {
-            bail!("BUG: a prompt with {found} image tokens for {} images", images.len());
+        if found != runs.len() {
+            bail!("BUG: a prompt with {found} image tokens for {} runs", runs.len());
         }
         // Checked before memory of that size is allocated.
-        let total = tokens.len() - found + counts.iter().sum::<usize>();
+        let total = tokens.len() - found + runs.iter().map(|(length, _)| length).sum::<usize>();
         if !cut {
             self.check(total)?;
         }
         let mut expanded = Expanded { tokens: Vec::new(), loss: Vec::new(), image_ends: Vec::new() };
-        let mut counts = counts.into_iter();
+        let mut runs = runs.into_iter();
         for (&token, &is_target) in tokens.iter().zip(loss) {
             if expanded.tokens.len() >= self.max_tokens && cut {
                 break;
             }
-            let is_image = Some(token) == placeholder;
-            let repeats = if is_image { counts.next().unwrap_or(0) } else { 1 };
+            let run = if Some(token) == placeholder { runs.next() } else { None };
+            let (repeats, ends_image) = run.unwrap_or((1, false));
             expanded.tokens.resize(expanded.tokens.len() + repeats, token);
             expanded.loss.resize(expanded.tokens.len(), is_target);
-            if is_image {
+            if ends_image {
                 expanded.image_ends.push(expanded.tokens.len());
             }
         }

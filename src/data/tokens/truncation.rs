@@ -68,10 +68,11 @@ impl ChatEncoder {
         truncated: bool,
         mask_history: bool,
     ) -> Result<Option<TokenRow>> {
+        let texts = self.texts_of(prompt)?;
         let EncodedChat { prompt: tokens, loss, target } =
-            self.encode_chat(prompt, response, truncated, mask_history)?;
+            self.encode_chat(prompt, &texts, response, truncated, mask_history)?;
         let images = prompt.images.keys();
-        let Expanded { mut tokens, mut loss, image_ends } = self.expand(&tokens, &loss, images, true)?;
+        let Expanded { mut tokens, mut loss, image_ends } = self.expand(&tokens, &loss, &texts, true)?;
         tokens.extend_from_slice(&target);
         loss.resize(tokens.len(), true);
         tokens.truncate(self.max_tokens);

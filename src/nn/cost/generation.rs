@@ -105,7 +105,7 @@ pub(super) fn run(
         let (prompt, own) = (sequence / samples * prompt_tokens, own_places + sequence * new_tokens);
         let own_length = new_tokens.div_ceil(2);
         let cached = CachedSequence { prompt, prompt_length: prompt_tokens, own, own_length };
-        Continuation { cached, draw: draw(sequence) }
+        Continuation { cached, behind: 0, draw: draw(sequence) }
     };
     let sequences: Vec<Continuation> = (0..prompts * samples).map(continued).collect();
     for _ in 0..2 {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use crate::adapter::{LowRank, linear_layers};
-use crate::batch::{Batch, BatchPart, EmbeddingSource};
+use crate::batch::{Batch, EmbeddingSource, ImageBatch};
 use crate::checkpoint::Layout;
 use crate::cuda::ops::Gpu;
 use crate::cuda::ops::recorder::Recorder;
@@ -161,14 +161,18 @@ impl BatchShape {
             bail!("a batch with images for a model without a vision tower");
         }
         check_size(architecture, rows, positions)?;
-        let features = vision.map_or(0, |vision| tiles.saturating_mul(vision.tile_tokens()));
+        let features = vision.map_or(0, |vision| tiles.saturating_mul(vision.tile_tokens(vision.own_tile())));
         if rows == 0 || features > positions || !(1..=positions).contains(&targets) {
             bail!("rows of {positions} positions have no room for {features} image tokens and {targets} targets");
         }
         let mut batch = Batch::default();
-        batch.tiles = rows * tiles;
         if let Some(vision) = vision {
-            batch.patches = vec![0.0; batch.tiles * vision.side().pow(2) * vision.patch_values()];
+            let tile = vision.own_tile();
+            batch.images = ImageBatch {
+                tiles: vec![tile; rows * tiles],
+                features: rows * features,
+                patches: vec![0.0; rows * tiles * tile.patches() * vision.tower.patch_values()],
+            };
         }
         for row in 0..rows {
             let start = row * positions;
@@ -180,7 +184,7 @@ impl BatchShape {
             batch.targets.extend(vec![0; targets]);
             batch.target_rows.extend(vec![row; targets]);
         }
-        batch.parts.push(BatchPart { tokens: rows * positions, needed: rows * targets, tiles: batch.tiles });
+        batch.parts.push(batch.part(architecture));
         Ok(batch)
     }
 }

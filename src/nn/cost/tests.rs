@@ -1,9 +1,9 @@
 //! The estimates against FLOPs computed from the sizes, known totals, and the counts of an emulated GPU.
 
 use super::*;
-use crate::architecture::{Decoder, Rope, RopeScaling};
+use crate::architecture::{Activation, Decoder, Family, Rope, RopeScaling, Tower, Vision};
 use crate::flops;
-use crate::tests::support::small_config;
+use crate::tests::support::{golden, small_config};
 
 fn small(layers: usize) -> Architecture {
     let mut config = small_config();
@@ -13,7 +13,7 @@ fn small(layers: usize) -> Architecture {
 
 /// Llama 3's 8B: 8.03 billion parameters.
 fn llama_8b() -> Architecture {
-    let rope = Rope { theta: 500_000.0, scaling: RopeScaling::None, rounded: true };
+    let rope = Rope { theta: 500_000.0, scaling: RopeScaling::None, rounded: true, sections: Vec::new() };
     let decoder = Decoder {
         dim: 4096,
         layers: 32,
@@ -21,16 +21,23 @@ fn llama_8b() -> Architecture {
         kv_heads: 8,
         head_width: 128,
         ff: 14_336,
+        activation: Activation::Swiglu,
         norm_eps: 1e-5,
+        norm_offset: false,
+        output_norms: false,
+        embedding_scale: None,
+        score_factor: None,
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
         head_norm: false,
         tied_head: false,
         rope,
+        local: None,
+        bidirectional_images: false,
         max_positions: 8192,
     };
-    Architecture { vision: None, decoder, vocab: 128_256 }
+    Architecture { family: Family::Decoder, vision: None, decoder, vocab: 128_256 }
 }
 
 fn everything(architecture: &Architecture, precision: Precision) -> Workload<'_> {
@@ -57,6 +64,37 @@ fn forward_flops_are_those_of_the_sizes() {
             assert!((found / expected - 1.0).abs() < 1e-12, "{found} {expected}");
         }
     }
+}
+
+#[test]
+fn images_of_any_size_count_as_images_of_256_features() {
+    for model in ["qwen2-vl", "qwen2.5-vl"] {
+        let mut architecture = Checkpoint::read(&golden("hub").join(model)).unwrap().architecture;
+        architecture.decoder.max_positions = 512;
+        let shape = BatchShape { rows: 2, positions: 300, tiles: 1, targets: 300 };
+        let expected = flops::forward(&architecture, &shape.batch(&architecture).unwrap());
+        let found = training(&everything(&architecture, Precision::F32), &shape).unwrap().forward.flops();
+        assert!((found / expected - 1.0).abs() < 1e-12, "{model}: {found} {expected}");
+    }
+}
+
+#[test]
+fn mergers_of_inner_blocks_count_as_that_of_the_last_one() {
+    let architecture = Checkpoint::read(&golden("hub/qwen3-vl")).unwrap().architecture;
+    let mut flat = architecture.clone();
+    let Some(Vision { tower: Tower::Dynamic(vit), .. }) = &mut flat.vision else { panic!("a tower of one size") };
+    assert_eq!(std::mem::take(&mut vit.deepstack).len(), 2);
+    let vision = architecture.vision.as_ref().unwrap();
+    let (tile, inputs) = (vision.own_tile(), vision.projector_inputs());
+    let mut batch = Batch::default();
+    batch.images.tiles = vec![tile; 3];
+    let more = flops::forward(&architecture, &batch) - flops::forward(&flat, &batch);
+    // Two layers of each of two mergers, for 256 features of each of three images; a multiply-add counts as two.
+    let expected = (2 * 2 * 3 * 256 * inputs * (inputs + architecture.decoder.dim)) as f64;
+    assert!((more / expected - 1.0).abs() < 1e-12, "{more} {expected}");
+    let norm = 2 * inputs;
+    let layers = inputs * (inputs + 1) + architecture.decoder.dim * (inputs + 1);
+    assert_eq!(parameter_count(&architecture) - parameter_count(&flat), 2 * (norm + layers));
 }
 
 #[test]

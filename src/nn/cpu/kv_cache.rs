@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::{Heads, hide};
 use crate::kernels::gemv;
 use crate::kernels::matmul::multiply_panel;
 use crate::kernels::microkernel::{Lhs, TILE_COLUMNS};
@@ -93,12 +93,20 @@ impl KvSegment {
 pub(crate) struct KvCache {
     pub(crate) prompt: Arc<KvSegment>,
     pub(crate) generated: KvSegment,
+    /// By how much the position of a generated token is below the number of tokens before it: an image has fewer positions than
+    /// tokens in multimodal rotary embeddings.
+    pub(crate) behind: usize,
 }
 
 impl KvCache {
     /// The number of positions.
     pub(crate) fn length(&self) -> usize {
         self.prompt.length + self.generated.length
+    }
+
+    /// The position of the next token in rotary embeddings.
+    pub(crate) fn position(&self) -> usize {
+        self.length() - self.behind
     }
 }
 
@@ -117,12 +125,12 @@ pub(crate) struct Scratch {
     sums: Vec<f32>,
 }
 
-/// Attention of one token per sequence over all positions of its sequence. The sequences share one prompt. Writes each
-/// token's key and value into its cache. `outs`: (n, h w).
+/// Attention of one token per sequence over all positions of its sequence, or the last ones of a window, which the token itself ends.
+/// The sequences share one prompt. Writes each token's key and value into its cache. `outs`: (n, h w).
 pub(crate) fn decode_attention(
     sequences: &mut [KvCache],
     layer: usize,
-    heads: Heads,
+    (heads, window): (Heads, Option<usize>),
     step: &StepInputs,
     outs: &mut [f32],
     scratch: &mut Scratch,
@@ -130,7 +138,6 @@ pub(crate) fn decode_attention(
     let Some(prompt) = sequences.first().map(|sequence| sequence.prompt.clone()) else { return };
     let Heads { kv_heads, width: w, .. } = heads;
     let (count, prompt_length, query) = (sequences.len(), prompt.length, heads.query());
-    let factor = 1.0 / (w as f32).sqrt();
     let longest = sequences.iter().map(|sequence| sequence.generated.length + 1).max().unwrap_or(0);
     let row_size = prompt_length.next_multiple_of(TILE_COLUMNS) + longest.next_multiple_of(TILE_COLUMNS);
     let group = heads.group(0).len();
@@ -150,7 +157,8 @@ pub(crate) fn decode_attention(
         generated_scores(sequences, layer, heads, kv, step, scores, row_size);
         for (row, scores) in scores.chunks_exact_mut(row_size).enumerate().take(group * count) {
             let positions = prompt_length + sequences[row % count].generated.length + 1;
-            softmax(&mut scores[..positions.next_multiple_of(LANES)], positions, factor);
+            hide(scores, window.map_or(0, |window| positions.saturating_sub(window)));
+            softmax(&mut scores[..positions.next_multiple_of(LANES)], positions, heads.factor);
         }
         generated_values(sequences, layer, heads, kv, scores, row_size, sums);
         for (member, offset) in query_heads() {
@@ -234,7 +242,7 @@ pub(crate) fn generated_values(
 mod tests {
     use super::*;
 
-    const HEADS: Heads = Heads { heads: 4, kv_heads: 2, width: 24, causal: true };
+    const HEADS: Heads = Heads { heads: 4, kv_heads: 2, width: 24, causal: true, factor: 0.2 };
     const PROMPT: usize = 21;
 
     fn numbers(count: usize, salt: usize) -> Vec<f32> {
@@ -259,14 +267,14 @@ mod tests {
     }
 
     /// The outputs of sequences with these numbers of generated positions, computed in one step.
-    fn outputs(sequences: &[(usize, usize)]) -> Vec<f32> {
+    fn outputs(sequences: &[(usize, usize)], window: Option<usize>) -> Vec<f32> {
         let mut prompt = KvSegment::new(1, HEADS, PROMPT);
         fill(&mut prompt, 0, 0, PROMPT);
         let prompt = Arc::new(prompt);
         let cache = |&(sequence, length): &(usize, usize)| {
             let mut generated = KvSegment::new(1, HEADS, length + 1);
             fill(&mut generated, sequence, PROMPT, length);
-            KvCache { prompt: prompt.clone(), generated }
+            KvCache { prompt: prompt.clone(), generated, behind: 0 }
         };
         let mut caches: Vec<KvCache> = sequences.iter().map(cache).collect();
         let step = |value: bool| sequences.iter().flat_map(move |&(i, length)| token(i, PROMPT + length, value));
@@ -276,24 +284,25 @@ mod tests {
         let mut outs = vec![f32::NAN; queries.len()];
         // Values of an earlier step.
         let mut scratch = Scratch { scores: vec![f32::NAN; 9], sums: vec![f32::NAN; 9] };
-        decode_attention(&mut caches, 0, HEADS, &step, &mut outs, &mut scratch);
+        decode_attention(&mut caches, 0, (HEADS, window), &step, &mut outs, &mut scratch);
         outs
     }
 
     /// Attention by its formula, for one head of one sequence.
-    fn reference(sequence: usize, length: usize, head: usize) -> Vec<f32> {
+    fn reference(sequence: usize, length: usize, head: usize, window: Option<usize>) -> Vec<f32> {
         let part = |token: Vec<f32>, head: usize| token[head * HEADS.width..][..HEADS.width].to_vec();
         let (query, kv) = (part(numbers(HEADS.query(), 77 + sequence), head), head / 2);
-        let weights: Vec<f64> = (0..=PROMPT + length)
+        let first = window.map_or(0, |window| (PROMPT + length + 1).saturating_sub(window));
+        let weights: Vec<f64> = (first..=PROMPT + length)
             .map(|position| {
                 let key = part(token(sequence, position, false), kv);
                 let product: f32 = query.iter().zip(&key).map(|(q, k)| q * k).sum();
-                f64::from(product / (HEADS.width as f32).sqrt()).exp()
+                f64::from(product * HEADS.factor).exp()
             })
             .collect();
         let sum: f64 = weights.iter().sum();
         let mut out = vec![0.0; HEADS.width];
-        for (position, weight) in weights.iter().enumerate() {
+        for (position, weight) in (first..).zip(&weights) {
             for (out, value) in out.iter_mut().zip(part(token(sequence, position, true), kv)) {
                 *out += (weight / sum) as f32 * value;
             }
@@ -305,12 +314,14 @@ mod tests {
     fn sequences_do_not_depend_on_their_neighbours() {
         // Lengths within a panel, at its end and beyond it; short sequences after long ones.
         let sequences: Vec<(usize, usize)> = [0, 31, 32, 100, 3, 64, 33, 90, 15].into_iter().enumerate().collect();
-        let outs = outputs(&sequences);
-        for (outs, &(sequence, length)) in outs.chunks_exact(HEADS.query()).zip(&sequences) {
-            assert_eq!(outputs(&[(sequence, length)]), outs, "sequence {sequence} alone");
-            for (head, out) in outs.chunks_exact(HEADS.width).enumerate() {
-                for (ours, theirs) in out.iter().zip(reference(sequence, length, head)) {
-                    assert!((ours - theirs).abs() < 1e-5, "sequence {sequence}, head {head}: {ours}, not {theirs}");
+        for window in [None, Some(7), Some(40)] {
+            let outs = outputs(&sequences, window);
+            for (outs, &(sequence, length)) in outs.chunks_exact(HEADS.query()).zip(&sequences) {
+                assert_eq!(outputs(&[(sequence, length)], window), outs, "sequence {sequence} alone");
+                for (head, out) in outs.chunks_exact(HEADS.width).enumerate() {
+                    for (ours, theirs) in out.iter().zip(reference(sequence, length, head, window)) {
+                        assert!((ours - theirs).abs() < 1e-5, "sequence {sequence}, head {head}: {ours}, not {theirs}");
+                    }
                 }
             }
         }

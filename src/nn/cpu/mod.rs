@@ -17,14 +17,14 @@ use super::buffer::Buffer;
 use super::device_error::device_error;
 use super::dropout::Dropout;
 use super::gradients::Shard;
-use super::kernels::attention::Heads;
+use super::kernels::attention::{Heads, KeyRanges};
 use super::kernels::elementwise as kernel;
 use super::kernels::fused_cross_entropy;
 use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_weight_backward};
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
-use super::kernels::rope::RopeTable;
+use super::kernels::rope::Rotations;
 use super::kernels::weight::Weight;
-use super::ops::{self, AutogradOps, Factor, Loaded, Ops, Param, ScaleOps, SegmentOps, TargetGroups, Vector};
+use super::ops::{self, AutogradOps, Bag, Factor, Loaded, Ops, Param, ScaleOps, SegmentOps, TargetGroups, Vector};
 use super::profile::timer;
 
 pub(crate) mod attention;
@@ -35,7 +35,7 @@ mod state;
 pub(crate) mod tensor;
 pub(crate) mod weights;
 
-use attention::AttentionPlan;
+use attention::{AttentionPlan, WithinRows};
 use deferred::WeightGradient;
 pub(crate) use state::CpuOps;
 use tensor::CpuTensor;
@@ -58,9 +58,10 @@ impl Ops for CpuOps {
         &mut self,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<AttentionPlan> {
-        Ok(AttentionPlan::Rows { heads, rows: rows.into(), rope: rope.cloned() })
+        Ok(AttentionPlan::Rows(WithinRows { heads, rows: rows.into(), rope: rope.cloned(), keys: keys.cloned() }))
     }
 
     fn select_rows(&mut self, x: &CpuTensor, indices: &[usize]) -> Result<CpuTensor> {
@@ -70,11 +71,25 @@ impl Ops for CpuOps {
     fn merge_image_features(
         &mut self,
         table: &Param<Table>,
+        scale: Option<f32>,
         features: Option<&CpuTensor>,
         newline: Option<&Param<SharedVector>>,
         sources: &[EmbeddingSource],
     ) -> Result<CpuTensor> {
-        Ok(gather::merge_image_features(self, table, features, newline, sources))
+        Ok(gather::merge_image_features(self, table, scale, features, newline, sources))
+    }
+
+    fn add_image_features(
+        &mut self,
+        x: CpuTensor,
+        features: &CpuTensor,
+        sources: &[EmbeddingSource],
+    ) -> Result<CpuTensor> {
+        Ok(gather::add_image_features(self, x, features, sources))
+    }
+
+    fn embedding_bag(&mut self, table: &Param<Table>, bags: &[Bag]) -> Result<CpuTensor> {
+        Ok(gather::embedding_bag(self, table, bags))
     }
 
     fn rms_norm(&mut self, x: &CpuTensor, weight: &Param<SharedVector>, eps: f32) -> Result<CpuTensor> {
@@ -198,6 +213,45 @@ impl Ops for CpuOps {
         ops::add_lora(self, &y, x, matrices, scale, factors)
     }
 
+    fn scale_columns(&mut self, x: &CpuTensor, scale: &Param<SharedVector>) -> Result<CpuTensor> {
+        let (count, d) = (x.len(), x.width());
+        let _timer = timer("scale columns", 0, 2 * count);
+        let mut y = Buffer::unset(count);
+        kernel::scale_columns(x, &scale.value, &mut y);
+        let y = CpuTensor::new(y, d);
+        if self.grad_enabled {
+            let (x, output, value) = (x.clone(), y.gradient(), scale.value.clone());
+            let gradient = self.weight_gradient(scale);
+            self.on_backward(move || {
+                let _timer = timer("scale columns, backward", 0, 4 * count);
+                let dy = output.take(count);
+                let mut dx = Buffer::unset(count);
+                kernel::scale_columns(&dy, &value, &mut dx);
+                x.gradient().add(Rc::new(dx));
+                if let Some(gradient) = gradient {
+                    gradient.add_with(move |sum| {
+                        for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
+                            kernel::accumulate_product(sum, x, dy);
+                        }
+                    });
+                }
+            });
+        }
+        Ok(y)
+    }
+
+    fn join_rows(&mut self, x: CpuTensor, count: usize) -> Result<CpuTensor> {
+        Ok(gather::join_rows(self, x, count))
+    }
+
+    fn average_rows(&mut self, x: &CpuTensor, count: usize) -> Result<CpuTensor> {
+        Ok(gather::average_rows(self, x, count))
+    }
+
+    fn split_columns(&mut self, x: &CpuTensor, count: usize) -> Result<Vec<CpuTensor>> {
+        Ok(gather::split_columns(self, x, count))
+    }
+
     fn concat_columns(&mut self, parts: &[CpuTensor]) -> Result<CpuTensor> {
         Ok(gather::concat_columns(self, parts))
     }
@@ -213,19 +267,19 @@ impl Ops for CpuOps {
         Ok(attention::attend(self, layer, q, k, v, plan))
     }
 
-    fn swiglu(&mut self, gate: &CpuTensor, up: &CpuTensor) -> Result<CpuTensor> {
+    fn gated(&mut self, gate: &CpuTensor, up: &CpuTensor, activation: Activation) -> Result<CpuTensor> {
         let count = gate.len();
-        let _timer = timer("swiglu", 0, 3 * count);
+        let _timer = timer("gated activation", 0, 3 * count);
         let mut y = Buffer::unset(count);
-        kernel::swiglu(gate, up, &mut y);
+        kernel::gated(activation, gate, up, &mut y);
         let y = CpuTensor::new(y, gate.width());
         if self.grad_enabled {
             let (gate, up, output) = (gate.clone(), up.clone(), y.gradient());
             self.on_backward(move || {
                 let mut dy = output.take_mut(count);
-                let _timer = timer("swiglu, backward", 0, 5 * count);
+                let _timer = timer("gated activation, backward", 0, 5 * count);
                 let mut dup = Buffer::unset(count);
-                kernel::swiglu_backward(&gate, &up, &mut dy, &mut dup);
+                kernel::gated_backward(activation, [&gate, &up], &mut dy, &mut dup);
                 gate.gradient().add(Rc::new(dy));
                 up.gradient().add(Rc::new(dup));
             });

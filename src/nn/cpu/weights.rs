@@ -4,24 +4,15 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::kernels::weight::{PanelPool, Pass, Weight};
+use crate::kernels::weight::{PanelPool, Weight};
 use crate::ops::WeightStore;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CpuWeights {
     pool: Arc<PanelPool>,
-    /// Whether matrices are packed for forward passes when they are loaded.
-    prepacked: bool,
 }
 
-impl CpuWeights {
-    /// Weights that many small forward passes use, as in generation.
-    pub(crate) fn prepacked() -> CpuWeights {
-        CpuWeights { prepacked: true, ..CpuWeights::default() }
-    }
-}
-
-/// A vector in the checkpoint's memory.
+/// A vector in the checkpoint's memory, or a copy with an offset.
 pub(crate) type SharedVector = Arc<Vec<f32>>;
 
 /// A row-major table.
@@ -44,19 +35,15 @@ impl WeightStore for CpuWeights {
     type Vector = SharedVector;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
-        let weight = Weight::new(values, rows, columns, &self.pool);
-        if self.prepacked {
-            weight.pack(Pass::Forward);
-        }
-        Ok(Arc::new(weight))
+        Ok(Arc::new(Weight::new(values, rows, columns, &self.pool)))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {
         Ok(Table { values, rows, columns })
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>, _: usize) -> Result<SharedVector> {
-        Ok(values)
+    fn vector(&self, values: Arc<Vec<f32>>, _: usize, offset: f32) -> Result<SharedVector> {
+        Ok(if offset == 0.0 { values } else { Arc::new(values.iter().map(|value| offset + value).collect()) })
     }
 
     fn tied(&self, table: &Table) -> Result<Arc<Weight>> {

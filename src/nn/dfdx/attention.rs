@@ -1,14 +1,14 @@
 //! Attention composed of dfdx's operations, over rows of one length.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::tensor::{ByHead, Fallible, Matrix, Tape, Taped, check_size, matrix};
-use crate::kernels::attention::Heads;
-use crate::kernels::rope::RopeTable;
+use crate::device_error::device_error;
+use crate::kernels::attention::{Heads, KeyRanges};
+use crate::kernels::rope::Rotations;
 
 /// Constants of the attention within `rows` rows of `length` tokens.
 pub(crate) struct AttentionPlan<D: Device<f32>> {
@@ -16,24 +16,30 @@ pub(crate) struct AttentionPlan<D: Device<f32>> {
     rows: usize,
     length: usize,
     rotation: Option<Rotation<D>>,
-    /// Added to the scores: minus infinity at later positions; one copy per query head of a group.
-    mask: Option<Matrix<D>>, // (g t, t)
+    /// Added to the scores: minus infinity where a position does not attend; one copy per query head of a group.
+    mask: Option<ByRow<D>>, // (b or 1, g t, t)
 }
 
+/// By row: (b, t, w).
+type ByRow<D> = Tensor<(usize, usize, usize), f32, D>;
+
 struct Rotation<D: Device<f32>> {
-    cos: Matrix<D>, // (t, w)
-    sin: Matrix<D>, // (t, w)
+    cos: ByRow<D>,
+    sin: ByRow<D>,
     /// `x half` is `(-x2, x1)`. It is a product because the gradient of dfdx's `slice` is wrong on the CPU.
     half: Matrix<D>, // (w, w)
 }
 
 impl<D: Device<f32>> Rotation<D> {
-    /// Of the positions `0..length`.
-    fn new(device: &D, rope: &RopeTable, length: usize) -> Result<Rotation<D>> {
-        let half = rope.half;
-        let twice = |table: &[f32]| -> Vec<f32> {
-            let row = |position: usize| &table[position * half..][..half];
-            (0..length).map(row).flat_map(|row| row.iter().chain(row)).copied().collect()
+    /// Of tokens in `rows`, as `by_row` (b, t) tensors.
+    fn new(device: &D, rope: &Rotations, rows: &[Range<usize>], (b, t): (usize, usize)) -> Result<Rotation<D>> {
+        let table = rope.table();
+        let half = table.half;
+        let positions = || rows.iter().flat_map(|row| (0..row.len()).map(|at| rope.position(row.start, at)));
+        let twice = |values: &[f32]| -> Result<ByRow<D>> {
+            let row = |position: usize| &values[position * half..][..half];
+            let values: Vec<f32> = positions().map(row).flat_map(|row| row.iter().chain(row)).copied().collect();
+            device.try_tensor_from_vec(values, (b, t, 2 * half)).map_err(device_error)
         };
         let mut rotate_half = vec![0.0; 4 * half * half];
         for j in 0..half {
@@ -41,8 +47,8 @@ impl<D: Device<f32>> Rotation<D> {
             rotate_half[j * 2 * half + j + half] = 1.0;
         }
         Ok(Rotation {
-            cos: matrix(device, twice(&rope.cos), length, 2 * half)?,
-            sin: matrix(device, twice(&rope.sin), length, 2 * half)?,
+            cos: twice(&table.cos)?,
+            sin: twice(&table.sin)?,
             half: matrix(device, rotate_half, 2 * half, 2 * half)?,
         })
     }
@@ -52,32 +58,45 @@ impl<D: Device<f32>> Rotation<D> {
         let (b, h, t, w) = shape;
         let rotated = x.retaped::<Tape<D>>().try_reshape_like(&(b * h * t, w))?.try_matmul(self.half.clone())?;
         let rotated = rotated.try_reshape_like(&shape)?;
-        let cos = self.cos.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
-        let sin = self.sin.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
+        let cos = self.cos.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<1>>(&shape)?;
+        let sin = self.sin.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<1>>(&shape)?;
         x.try_mul(cos)?.try_add(rotated.try_mul(sin)?)
     }
 }
 
 impl<D: Device<f32>> AttentionPlan<D> {
+    /// Rows of different lengths become one row, in which a position attends only within its own.
     pub(super) fn new(
         device: &D,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<AttentionPlan<D>> {
-        let length = rows.first().map_or(0, ExactSizeIterator::len);
-        assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
-        check_size("the scores of attention", &[rows.len(), heads.heads, length, length])?;
-        let rotation = rope.map(|rope| Rotation::new(device, rope, length)).transpose()?;
-        let mask = if heads.causal {
+        let first = rows.first().map_or(0, ExactSizeIterator::len);
+        let equal = rows.iter().all(|row| row.len() == first);
+        let (count, length) = if equal { (rows.len(), first) } else { (1, rows.iter().map(Range::len).sum()) };
+        check_size("the scores of attention", &[count, heads.heads, length, length])?;
+        let rotation = rope.map(|rope| Rotation::new(device, rope, rows, (count, length))).transpose()?;
+        let row_of = |token: usize| if equal { 0 } else { rows.partition_point(|row| row.end <= token) };
+        // Of token `i` of row `row`.
+        let visible = |row: usize, i: usize, j: usize| match keys {
+            Some(keys) if equal => keys[row * length + i].contains(&(j as u32)),
+            Some(keys) => row_of(i) == row_of(j) && keys[i].contains(&((j - rows[row_of(i)].start) as u32)),
+            None => row_of(i) == row_of(j) && (j <= i || !heads.causal),
+        };
+        let mask = if heads.causal || keys.is_some() || !equal {
             let group = heads.heads / heads.kv_heads;
-            let one = (0..length).flat_map(|i| (0..length).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
-            let values = (0..group).flat_map(|_| one.clone()).collect();
-            Some(matrix(device, values, group * length, length)?)
+            let number = |row, i, j| if visible(row, i, j) { 0.0 } else { f32::NEG_INFINITY };
+            // The same for every row, unless their keys differ.
+            let different = if keys.is_some() { count } else { 1 };
+            let one = |row| (0..length).flat_map(move |i| (0..length).map(move |j| number(row, i, j)));
+            let all = (0..different).flat_map(|row| one(row).collect::<Vec<f32>>().repeat(group)).collect();
+            Some(device.try_tensor_from_vec(all, (different, group * length, length)).map_err(device_error)?)
         } else {
             None
         };
-        Ok(AttentionPlan { heads, rows: rows.len(), length, rotation, mask })
+        Ok(AttentionPlan { heads, rows: count, length, rotation, mask })
     }
 
     fn by_head(&self, x: Taped<D>, h: usize) -> Fallible<ByHead<D, Tape<D>>, D> {
@@ -97,10 +116,18 @@ impl<D: Device<f32>> AttentionPlan<D> {
         let (q, k, v) = (self.rotated(q, h)?, self.rotated(k, kv)?, self.by_head(v, kv)?);
         // The query heads of a group become rows of their key head, so keys and values are not copied.
         let q = q.try_reshape_like(&(b, kv, h / kv * t, w))?;
-        let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_mul(1.0 / (w as f32).sqrt())?;
+        let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_mul(self.heads.factor)?;
         let shape = *scores.shape(); // (b, k, g t, t)
         let scores = match &self.mask {
-            Some(mask) => scores.try_add(mask.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?)?,
+            Some(mask) => {
+                let (different, rows, columns) = *mask.shape();
+                let mask = mask.retaped::<Tape<D>>();
+                scores.try_add(if different == b {
+                    mask.try_broadcast_like::<_, Axis<1>>(&shape)?
+                } else {
+                    mask.try_reshape_like(&(rows, columns))?.try_broadcast_like::<_, Axes2<0, 1>>(&shape)?
+                })?
+            }
             None => scores,
         };
         let out = scores.try_softmax::<Axis<3>>()?.try_matmul(v)?; // (b, k, g t, w)

@@ -3,7 +3,6 @@
 //! not used.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use anyhow::Result;
 use dfdx::prelude::*;
@@ -13,10 +12,10 @@ use super::batch::EmbeddingSource;
 use super::device_error::device_error;
 use super::dropout::Dropout;
 use super::gradients::Shard;
-use super::kernels::attention::Heads;
+use super::kernels::attention::{Heads, KeyRanges};
 use super::kernels::elementwise::accumulate;
-use super::kernels::rope::RopeTable;
-use super::ops::{self, AutogradOps, Factor, Loaded, LoadedWeight, Ops, Param, ScaleOps, TargetGroups, Vector};
+use super::kernels::rope::Rotations;
+use super::ops::{self, AutogradOps, Bag, Factor, Loaded, LoadedWeight, Ops, Param, ScaleOps, TargetGroups, Vector};
 
 mod attention;
 mod tensor;
@@ -66,9 +65,10 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         &mut self,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<AttentionPlan<D>> {
-        AttentionPlan::new(&self.device, heads, rows, rope)
+        AttentionPlan::new(&self.device, heads, rows, rope, keys)
     }
 
     fn select_rows(&mut self, x: &Matrix<D>, indices: &[usize]) -> Result<Matrix<D>> {
@@ -79,6 +79,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     fn merge_image_features(
         &mut self,
         table: &Param<Matrix<D>>,
+        scale: Option<f32>,
         features: Option<&Matrix<D>>,
         newline: Option<&Param<Vector<D>>>,
         sources: &[EmbeddingSource],
@@ -94,7 +95,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         let token = |source: &EmbeddingSource| if let EmbeddingSource::Token(id) = source { *id as usize } else { 0 };
         let feature = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = source { *row } else { 0 };
         self.apply(&table.value, |table| {
-            let mut x = gather(&device, table, sources.iter().map(token).collect())?; // (n, d)
+            let mut x = gather(&device, table, sources.iter().map(token).collect())?.try_mul(scale.unwrap_or(1.0))?; // (n, d)
             if let Some(features) = features {
                 x = x.try_mul(mask(&|source| matches!(source, EmbeddingSource::Token(_)))?)?;
                 let image = gather(&device, features.retaped(), sources.iter().map(feature).collect())?;
@@ -105,6 +106,44 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
                 x = x.try_add(newline.try_mul(mask(&|source| matches!(source, EmbeddingSource::Newline))?)?)?;
             }
             Ok(x)
+        })
+    }
+
+    fn add_image_features(
+        &mut self,
+        x: Matrix<D>,
+        features: &Matrix<D>,
+        sources: &[EmbeddingSource],
+    ) -> Result<Matrix<D>> {
+        let (shape, device) = (*x.shape(), self.device.clone());
+        let row = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = source { *row } else { 0 };
+        let mask = |source: &EmbeddingSource| f32::from(u8::from(matches!(source, EmbeddingSource::Feature(_))));
+        let (rows, mask) = (sources.iter().map(row).collect(), sources.iter().map(mask).collect());
+        let mask: Vector<D> = device.try_tensor_from_vec(mask, (sources.len(),)).map_err(device_error)?;
+        self.apply(&x, |x| {
+            let image = gather(&device, features.retaped(), rows)?;
+            x.try_add(image.try_mul(mask.try_broadcast_like::<_, Axis<1>>(&shape)?)?)
+        })
+    }
+
+    fn embedding_bag(&mut self, table: &Param<Matrix<D>>, bags: &[Bag]) -> Result<Matrix<D>> {
+        let (shape, device) = ((bags.len(), table.value.shape().1), self.device.clone());
+        let part = |at: usize| {
+            let rows: Vec<usize> = bags.iter().map(|bag| bag[at].0).collect();
+            let weights: Vec<f32> = bags.iter().map(|bag| bag[at].1).collect();
+            (rows, weights)
+        };
+        self.apply(&table.value, |table| {
+            let weighted = |table: Taped<D>, (rows, weights): (Vec<usize>, Vec<f32>)| {
+                let weights: Vector<D> = device.try_tensor_from_vec(weights, (bags.len(),))?;
+                gather(&device, table, rows)?.try_mul(weights.try_broadcast_like::<_, Axis<1>>(&shape)?)
+            };
+            let others = [1, 2, 3].map(|at| weighted(table.retaped::<Tape<D>>(), part(at)));
+            let mut y = weighted(table, part(0))?;
+            for other in others {
+                y = y.try_add(other?)?;
+            }
+            Ok(y)
         })
     }
 
@@ -173,6 +212,34 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         ops::add_lora(self, &y, x, matrices, scale, factors)
     }
 
+    fn scale_columns(&mut self, x: &Matrix<D>, scale: &Param<Vector<D>>) -> Result<Matrix<D>> {
+        let shape = *x.shape();
+        self.apply(x, |x| x.try_mul(scale.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?))
+    }
+
+    fn join_rows(&mut self, x: Matrix<D>, count: usize) -> Result<Matrix<D>> {
+        let (rows, width) = *x.shape();
+        self.apply(&x, |x| x.try_reshape_like(&(rows / count, width * count)))
+    }
+
+    fn average_rows(&mut self, x: &Matrix<D>, count: usize) -> Result<Matrix<D>> {
+        let (rows, width) = *x.shape();
+        self.apply(x, |x| x.try_reshape_like(&(rows / count, count, width))?.try_mean::<(usize, usize), Axis<1>>())
+    }
+
+    fn split_columns(&mut self, x: &Matrix<D>, count: usize) -> Result<Vec<Matrix<D>>> {
+        // A product with a constant selects each part, because the gradient of dfdx's `slice` is wrong on the CPU.
+        let (_, width) = *x.shape();
+        let d = width / count;
+        let mut part = |part: usize| {
+            let mut selector = vec![0.0; width * d];
+            (0..d).for_each(|i| selector[(part * d + i) * d + i] = 1.0);
+            let selector = matrix(&self.device, selector, width, d)?;
+            self.apply(x, |x| x.try_matmul(selector))
+        };
+        (0..count).map(&mut part).collect()
+    }
+
     fn concat_columns(&mut self, parts: &[Matrix<D>]) -> Result<Matrix<D>> {
         // dfdx concatenates along the first axis only, so a product with a constant moves each part to its columns.
         let width: usize = parts.iter().map(|part| part.shape().1).sum();
@@ -204,10 +271,17 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         self.apply(&q, |q| plan.attend(q, k.retaped(), v.retaped()))
     }
 
-    fn swiglu(&mut self, gate: &Matrix<D>, up: &Matrix<D>) -> Result<Matrix<D>> {
+    fn gated(&mut self, gate: &Matrix<D>, up: &Matrix<D>, activation: Activation) -> Result<Matrix<D>> {
         self.apply(gate, |gate| {
-            let sigmoid = gate.retaped::<Tape<D>>().try_sigmoid()?;
-            gate.try_mul(sigmoid)?.try_mul(up.retaped::<Tape<D>>())
+            let gate = match activation {
+                Activation::Swiglu => {
+                    let sigmoid = gate.retaped::<Tape<D>>().try_sigmoid()?;
+                    gate.try_mul(sigmoid)?
+                }
+                Activation::Geglu => gelu_tanh(gate)?,
+                _ => panic!("BUG: an activation with one input"),
+            };
+            gate.try_mul(up.retaped::<Tape<D>>())
         })
     }
 
@@ -219,7 +293,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
                 let sigmoid = x.retaped::<Tape<D>>().try_mul(1.702)?.try_sigmoid()?;
                 x.try_mul(sigmoid)
             }
-            Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
+            Activation::Swiglu | Activation::Geglu => panic!("BUG: a gated activation has two inputs"),
         })
     }
 }

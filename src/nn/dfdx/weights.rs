@@ -25,8 +25,9 @@ impl<D: Device<f32>> WeightStore for DfdxWeights<D> {
         self.matrix(values, rows, columns)
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>, len: usize) -> Result<Vector<D>> {
-        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), (len,)).map_err(device_error)
+    fn vector(&self, values: Arc<Vec<f32>>, len: usize, offset: f32) -> Result<Vector<D>> {
+        let values = values.iter().map(|value| offset + value).collect();
+        self.0.try_tensor_from_vec(values, (len,)).map_err(device_error)
     }
 
     fn tied(&self, table: &Matrix<D>) -> Result<Matrix<D>> {

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
 use super::dtype::Dtype;
+use super::families;
 use super::fields::{Fields, Problems};
-use super::names::{NamingScheme, TowerNames};
 use super::reader::WeightFiles;
 use super::writer::{self, Output};
 use crate::adapter::{Adapter, LowRank};
+use crate::architecture::Family;
 use ablate_core::base::files;
 
 const CONFIG: &str = "adapter_config.json";
@@ -23,8 +24,8 @@ const PREFIX: &str = "base_model.model.";
 const MAX_CONFIG: u64 = 4 << 20;
 
 impl Adapter {
-    /// Reads the folder of an adapter for a model with or without a vision tower.
-    pub fn read(folder: &Path, has_vision: bool) -> Result<Adapter> {
+    /// Reads the folder of an adapter for a model of a family.
+    pub fn read(folder: &Path, family: Family) -> Result<Adapter> {
         let path = folder.join(CONFIG);
         let length = path.metadata().with_context(|| format!("cannot read `{}`", path.display()))?.len();
         if length > MAX_CONFIG {
@@ -32,14 +33,14 @@ impl Adapter {
         }
         let object: Map<String, Value> = files::read_json(&path)?;
         let mut adapter = read_config(&object).with_context(|| format!("`{}`", path.display()))?;
-        adapter.modules = read_modules(&folder.join(WEIGHTS), adapter.rank, has_vision)?;
+        adapter.modules = read_modules(&folder.join(WEIGHTS), adapter.rank, family)?;
         Ok(adapter)
     }
 
     /// Writes the folder's two files so that PEFT loads them for a model of transformers 5. `base` is the path of that model
     /// for PEFT.
-    pub fn write(&self, folder: &Path, has_vision: bool, base: Option<&str>, dtype: Dtype) -> Result<()> {
-        let scheme = if has_vision { NamingScheme::Inner(TowerNames::Bare) } else { NamingScheme::Decoder };
+    pub fn write(&self, folder: &Path, family: Family, base: Option<&str>, dtype: Dtype) -> Result<()> {
+        let scheme = families::schemes(family).in_memory();
         let targets: Vec<String> = self.modules.keys().map(|module| scheme.to_file(module)).collect();
         let mut outputs = Vec::with_capacity(2 * targets.len());
         for (target, LowRank { inputs, outputs: rows, down, up }) in targets.iter().zip(self.modules.values()) {
@@ -138,7 +139,7 @@ fn read_config(object: &Map<String, Value>) -> Result<Adapter> {
     if problems.is_empty() { Ok(adapter) } else { bail!("{}", problems.join("; ")) }
 }
 
-fn read_modules(path: &Path, rank: usize, has_vision: bool) -> Result<BTreeMap<String, LowRank>> {
+fn read_modules(path: &Path, rank: usize, family: Family) -> Result<BTreeMap<String, LowRank>> {
     let file = WeightFiles::open_file(path)?;
     let context = || format!("`{}`", path.display());
     // Two entries per module: A and B.
@@ -157,7 +158,7 @@ fn read_modules(path: &Path, rank: usize, has_vision: bool) -> Result<BTreeMap<S
         return Err(anyhow!("contains no LoRA module")).with_context(context);
     }
     // The names depend on the version of transformers that PEFT wrapped.
-    let scheme = NamingScheme::of(&halves, has_vision).with_context(context)?;
+    let scheme = families::schemes(family).find(&halves).with_context(context)?;
     let mut modules = BTreeMap::new();
     for module in halves {
         let Some(parameter) = scheme.to_parameter(module) else {

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::dtype::Dtype;
+use super::families::{gemma3, idefics3, internvl, llava, qwen2_vl, qwen3_vl};
 use super::fields::{Fields, Problems};
-use super::text::{self, FAMILIES};
-use super::{ignored_fields, restricted_fields, vision};
-use crate::architecture::Architecture;
+use super::text::{self, FAMILIES, GEMMA3};
+use crate::architecture::{Architecture, Family, Projector, Tower};
 use crate::checkpoint::{MAX_LAYERS, MAX_PARAMETERS};
 
 /// The content of `config.json`.
@@ -19,11 +19,11 @@ pub struct Config {
     pub architecture: Architecture,
     /// `image_grid_pinpoints` of LLaVA-NeXT: heights and widths in pixels of the possible grids of tiles.
     pub pinpoints: Vec<(usize, usize)>,
+    /// Whether the head is tied only because the class ties it by default: a file with another head has an untied one.
+    pub tied_by_default: bool,
     /// Unknown fields with their values. transformers ignores them.
     pub unknown: Vec<String>,
 }
-
-const MAX_PINPOINTS: usize = 1000;
 
 impl Config {
     /// Reads a `config.json`. The error lists every problem with its dotted field.
@@ -67,6 +67,11 @@ fn set_in(config: &mut Map<String, Value>, dtype: Dtype) {
 enum Model {
     Decoder(text::Family),
     Llava { tiled: bool },
+    Gemma3,
+    Idefics3 { class: &'static str },
+    InternVl,
+    Qwen2Vl(qwen2_vl::Version),
+    Qwen3Vl,
 }
 
 fn read<'a>(fields: &Fields<'a>, problems: &'a Problems) -> Option<Config> {
@@ -75,74 +80,42 @@ fn read<'a>(fields: &Fields<'a>, problems: &'a Problems) -> Option<Config> {
         return None;
     }
     let mut models: Vec<(&str, Model)> =
-        FAMILIES.iter().map(|(name, family)| (*name, Model::Decoder(*family))).collect();
-    models.extend([("llava", Model::Llava { tiled: false }), ("llava_next", Model::Llava { tiled: true })]);
-    let config = match fields.choice("model_type", "", &models)? {
+        FAMILIES.iter().chain([&GEMMA3]).map(|(name, family)| (*name, Model::Decoder(*family))).collect();
+    models.extend([
+        ("llava", Model::Llava { tiled: false }),
+        ("llava_next", Model::Llava { tiled: true }),
+        ("gemma3", Model::Gemma3),
+        ("idefics3", Model::Idefics3 { class: "Idefics3ForConditionalGeneration" }),
+        ("internvl", Model::InternVl),
+        ("smolvlm", Model::Idefics3 { class: "SmolVLMForConditionalGeneration" }),
+        ("qwen2_vl", Model::Qwen2Vl(qwen2_vl::Version::Qwen2)),
+        ("qwen2_5_vl", Model::Qwen2Vl(qwen2_vl::Version::Qwen25)),
+        ("qwen3_vl", Model::Qwen3Vl),
+    ]);
+    let (architecture, pinpoints) = match fields.choice("model_type", "", &models)? {
         Model::Decoder(family) => {
-            require_class(fields, family.class());
+            fields.class(family.class());
             let (decoder, vocab) = text::read(fields, family);
-            let architecture = Architecture { vision: None, decoder, vocab };
-            Config { architecture, pinpoints: Vec::new(), unknown: Vec::new() }
+            (Architecture { family: Family::Decoder, vision: None, decoder, vocab }, Vec::new())
         }
-        Model::Llava { tiled } => llava(fields, tiled, problems),
+        Model::Llava { tiled } => llava::read(fields, tiled, problems),
+        Model::Gemma3 => (gemma3::read(fields, problems), Vec::new()),
+        Model::Idefics3 { class } => (idefics3::read(fields, class, problems), Vec::new()),
+        Model::InternVl => (internvl::read(fields, problems), Vec::new()),
+        Model::Qwen2Vl(version) => (qwen2_vl::read(fields, version, problems), Vec::new()),
+        Model::Qwen3Vl => (qwen3_vl::read(fields, problems), Vec::new()),
     };
+    let tied_by_default = architecture.family == Family::InternVl && internvl::ties_by_default(fields);
+    let config = Config { architecture, pinpoints, tied_by_default, unknown: Vec::new() };
     if fields.problems() == 0 {
         check(fields, &config.architecture);
     }
     Some(config)
 }
 
-/// Other classes have no language head or another one, so other arrays.
-fn require_class(fields: &Fields, class: &str) {
-    fields.only("architectures", &json!([class]));
-}
-
-/// A decoder in `text_config` with a vision tower in `vision_config`.
-fn llava<'a>(fields: &Fields<'a>, tiled: bool, problems: &'a Problems) -> Config {
-    require_class(fields, if tiled { "LlavaNextForConditionalGeneration" } else { "LlavaForConditionalGeneration" });
-    let empty = Map::new();
-    let inner =
-        fields.inner("text_config").unwrap_or_else(|| Fields::new(&empty, "text_config.".to_string(), problems));
-    let family = inner.choice("model_type", "llama", &FAMILIES).unwrap_or(text::Family::Llama);
-    let (mut decoder, vocab) = text::read(&inner, family);
-    let vision = vision::read(fields, decoder.dim, tiled, problems);
-    // LLaVA ties the head if either place says so, LLaVA-NeXT only if the outer one does.
-    decoder.tied_head = fields.flag("tie_word_embeddings", false) || (!tiled && decoder.tied_head);
-    let pinpoints = if tiled { pinpoints(fields, vision.image_size) } else { Vec::new() };
-    restricted_fields::refuse_quantization(fields);
-    fields.finish(
-        &[ignored_fields::BASE, ignored_fields::GENERATION, ignored_fields::TRAINING, ignored_fields::COMPOSITE],
-        restricted_fields::COMPOSITE,
-    );
-    Config { architecture: Architecture { vision: Some(vision), decoder, vocab }, pinpoints, unknown: Vec::new() }
-}
-
-/// `image_grid_pinpoints`: pairs of height and width, each a multiple of the tile size.
-fn pinpoints(fields: &Fields, image_size: usize) -> Vec<(usize, usize)> {
-    let name = "image_grid_pinpoints";
-    let Some(value) = fields.value(name) else {
-        return vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
-    };
-    let size = |value: &Value| {
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok())?;
-        (size > 0 && size.is_multiple_of(image_size) && size / image_size <= 64).then_some(size)
-    };
-    let pair = |value: &Value| match value.as_array()?.as_slice() {
-        [height, width] => Some((size(height)?, size(width)?)),
-        _ => None,
-    };
-    let list = value.as_array().filter(|list| (1..=MAX_PINPOINTS).contains(&list.len()));
-    let pairs: Option<Vec<(usize, usize)>> = list.and_then(|list| list.iter().map(pair).collect());
-    pairs.unwrap_or_else(|| {
-        let (side, most) = (image_size, 64 * image_size);
-        fields.wrong(name, format!("must be pairs of multiples of `vision_config.image_size` ({side}) up to {most}"));
-        Vec::new()
-    })
-}
-
 /// Checks the total size of the model.
 fn check(fields: &Fields, architecture: &Architecture) {
-    let Architecture { vision, decoder, vocab } = architecture;
+    let Architecture { family: _, vision, decoder, vocab } = architecture;
     let product = |factors: &[usize]| factors.iter().map(|factor| *factor as u128).product::<u128>();
     let attention =
         2 * product(&[decoder.dim, decoder.query_width()]) + 2 * product(&[decoder.dim, decoder.kv_width()]);
@@ -150,12 +123,29 @@ fn check(fields: &Fields, architecture: &Architecture) {
     parameters += if decoder.tied_head { 1 } else { 2 } * product(&[*vocab, decoder.dim]);
     let mut layers = decoder.layers;
     if let Some(vision) = vision {
-        let block = 4 * product(&[vision.dim, vision.dim]) + 2 * product(&[vision.dim, vision.ff]);
-        parameters += product(&[vision.layers]) * block;
-        parameters +=
-            product(&[vision.dim]) * (product(&[vision.side(), vision.side()]) + product(&[vision.patch_values()]));
-        parameters += product(&[vision.projector.hidden]) * product(&[vision.feature_width() + decoder.dim]);
-        layers += vision.layers;
+        let tower = &vision.tower;
+        let (dim, ff) = tower.widths();
+        let block = 4 * product(&[dim, dim]) + 2 * product(&[dim, ff]);
+        parameters += product(&[tower.layers()]) * block;
+        let side = match tower {
+            Tower::Vit(vit) => vit.side(),
+            Tower::Dynamic(vit) => vit.position_side.unwrap_or(0),
+        };
+        let positions = product(&[side, side]);
+        parameters += product(&[dim]) * (positions + product(&[tower.patch_values()]));
+        parameters += match vision.projector {
+            Projector::Mlp { hidden, .. } => product(&[hidden]) * product(&[tower.feature_width() + decoder.dim]),
+            Projector::AveragePool { .. } => product(&[tower.feature_width(), decoder.dim]),
+            Projector::PixelShuffle { factor } => product(&[factor, factor, tower.feature_width(), decoder.dim]),
+            Projector::NormedPixelShuffle { factor, .. } => {
+                product(&[factor, factor, tower.feature_width(), decoder.dim]) + product(&[decoder.dim, decoder.dim])
+            }
+            Projector::PatchMerger { merge, .. } => {
+                let (inputs, mergers) = (product(&[merge, merge, dim]), 1 + tower.deepstack().len());
+                product(&[mergers]) * inputs * (inputs + product(&[decoder.dim]))
+            }
+        };
+        layers += tower.layers();
         if vision.image_token as usize >= *vocab {
             let message = format!("is {}, outside the vocabulary of {vocab} tokens", vision.image_token);
             fields.wrong("image_token_index", message);

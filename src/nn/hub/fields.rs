@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Largest size: a damaged file must not allocate a petabyte.
 const MAX_SIZE: usize = 1 << 20;
@@ -42,6 +42,11 @@ impl<'a> Fields<'a> {
     pub(super) fn value(&self, name: &'static str) -> Option<&'a Value> {
         self.read.borrow_mut().insert(name);
         self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Accepts a field with any value.
+    pub(super) fn skip(&self, name: &'static str) {
+        self.read.borrow_mut().insert(name);
     }
 
     /// The object in a field.
@@ -136,6 +141,11 @@ impl<'a> Fields<'a> {
         if !equal {
             self.wrong(name, format!("is {}: only {wanted} is supported", short(value)));
         }
+    }
+
+    /// Refuses another class in `architectures`, which has no language head or another one, so other arrays.
+    pub(super) fn class(&self, class: &str) {
+        self.only("architectures", &json!([class]));
     }
 
     /// The number of problems of the whole config so far.

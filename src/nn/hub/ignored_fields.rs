@@ -130,6 +130,7 @@ pub(super) const TRAINING: &[&str] = &[
     "initializer_std",
     "label_smoothing",
     "lora_dropout",
+    "neftune_noise_alpha",
     "pretraining_tp",
     "resid_pdrop",
     "residual_dropout",
@@ -137,7 +138,8 @@ pub(super) const TRAINING: &[&str] = &[
     "z_loss_weight",
 ];
 
-/// Of a decoder: window limits and expert settings. `restricted_fields` refuses layers with windows or experts.
+/// Of a decoder: window limits, expert settings, and settings of the resampler of Idefics2. `restricted_fields` refuses layers with
+/// windows or experts, and the resampler.
 pub(super) const DECODER: &[&str] = &[
     "decoder_sparse_step",
     "max_window_layers",
@@ -147,6 +149,8 @@ pub(super) const DECODER: &[&str] = &[
     "num_experts_per_tok",
     "num_experts_per_token",
     "output_router_logits",
+    "perceiver_config",
+    "pixel_shuffle_factor",
     "router_aux_loss_coef",
     "router_jitter_noise",
     "scoring_func",
@@ -159,3 +163,34 @@ pub(super) const VISION: &[&str] = &["projection_dim", "tie_word_embeddings", "v
 /// Of LLaVA's outer object: for the processor, for the loss, or a copy of a field of `text_config`.
 pub(super) const COMPOSITE: &[&str] =
     &["ignore_index", "image_seq_length", "video_token_id", "video_token_index", "vocab_size"];
+
+/// Fields of a Qwen2 decoder.
+pub(super) const QWEN2_TEXT: &[&str] = &[
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "use_sliding_window",
+    "vocab_size",
+];
+
+/// Of the tower of Idefics3: sizes of images before they are cut, which the image processor has.
+pub(super) const IDEFICS3_VISION: &[&str] = &["max_image_size", "size", "use_base_siglip"];
+
+/// Of the outer object of Idefics3: what training and other code reads.
+pub(super) const IDEFICS3: &[&str] =
+    &["_pad_token_id", "freeze_config", "image_seq_len", "perceiver_config", "use_reentrant_checkpointing"];
+
+/// Of the tower of InternVL: initial values, dropout, and fields of the code that it was published with.
+pub(super) const INTERN_VIT: &[&str] = &["drop_path_rate", "layer_scale_init_value", "projection_dropout"];

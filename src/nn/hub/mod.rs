@@ -1,9 +1,10 @@
 //! Reads and writes model folders in Hugging Face's layout: Llama, Mistral, Qwen2 and Qwen3 decoders, alone or with a CLIP
-//! or SigLIP vision tower as LLaVA and LLaVA-NeXT.
+//! or SigLIP vision tower as LLaVA and LLaVA-NeXT, or as Idefics3 and SmolVLM;
+//! and Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 //!
 //! ```text
 //! folder/
-//!   config.json                      architecture           (config: text, vision, rope; fields and their lists)
+//!   config.json                      architecture           (config: families, text, rope; fields and their lists)
 //!   model.safetensors                weights in F32, F16 or BF16     (reader: header, dtype; writer; names, model)
 //!   model.safetensors.index.json     or: the file of each array, with
 //!   model-00001-of-00002.safetensors
@@ -22,13 +23,17 @@ pub mod names;
 pub mod reader;
 pub mod writer;
 
+mod dynamic_fields;
+pub(crate) mod families;
 mod fields;
+mod gemma3_decoder;
 mod header;
 mod ignored_fields;
+mod layer_types;
 mod restricted_fields;
 mod rope;
 mod text;
-mod vision;
+mod vision_fields;
 
 #[cfg(test)]
 mod tests;

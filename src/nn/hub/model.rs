@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::dtype::Dtype;
+use super::families::{self, gemma3};
 use super::names::{self, NamingScheme};
 use super::reader::WeightFiles;
 use super::writer::{self, Output};
@@ -35,10 +36,10 @@ pub(crate) fn read(
 ) -> Result<(Vec<Vec<f32>>, StorageFormat)> {
     let arrays = WeightFiles::open(folder)?;
     let names: Vec<&str> = arrays.names().collect();
-    let scheme =
-        NamingScheme::of(&names, architecture.vision.is_some()).with_context(|| format!("`{}`", folder.display()))?;
-    let expected: Vec<(String, &[usize])> =
-        parameters.iter().map(|parameter| (scheme.to_file(&parameter.name), parameter.shape.as_slice())).collect();
+    let scheme = families::schemes(architecture.family).find(&names);
+    let scheme = scheme.with_context(|| format!("`{}`", folder.display()))?;
+    let expected: Vec<(String, Vec<usize>)> =
+        parameters.iter().map(|parameter| (scheme.to_file(&parameter.name), file_shape(parameter))).collect();
     let mut known: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
     let head = scheme.to_file(HEAD);
     if architecture.decoder.tied_head {
@@ -53,13 +54,43 @@ pub(crate) fn read(
         dtypes.push(imported.get(name).copied().map_or_else(|| arrays.dtype(name), Ok)?);
     }
     let mut weights = Vec::with_capacity(expected.len());
-    for (name, shape) in &expected {
-        weights.push(arrays.array(name, shape)?);
+    for ((name, shape), parameter) in expected.iter().zip(parameters) {
+        let values = arrays.array(name, shape)?;
+        weights.push(if gemma3::is_transposed(&parameter.name) { transpose(&values, shape) } else { values });
     }
     if architecture.decoder.tied_head && arrays.has(&head) {
         check_tie(&arrays, &head, parameters, &weights)?;
     }
     Ok((weights, StorageFormat { scheme, dtypes }))
+}
+
+/// The shape of a parameter in the files.
+fn file_shape(parameter: &Parameter) -> Vec<usize> {
+    let mut shape = parameter.shape.clone();
+    if gemma3::is_transposed(&parameter.name) {
+        shape.reverse();
+    }
+    shape
+}
+
+/// A matrix with its rows as columns.
+fn transpose(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    let columns = shape[1];
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
+}
+
+/// Whether the files of a model have no head of their own: none, or one that equals the token embedding.
+pub(crate) fn is_tied(folder: &Path, architecture: &Architecture) -> Result<bool> {
+    let arrays = WeightFiles::open(folder)?;
+    let names: Vec<&str> = arrays.names().collect();
+    let scheme = families::schemes(architecture.family).find(&names);
+    let scheme = scheme.with_context(|| format!("`{}`", folder.display()))?;
+    let (head, embedding) = (scheme.to_file(HEAD), scheme.to_file(EMBEDDING));
+    if !arrays.has(&head) {
+        return Ok(true);
+    }
+    let shape = [architecture.vocab, architecture.decoder.dim];
+    Ok(arrays.array(&head, &shape)? == arrays.array(&embedding, &shape)?)
 }
 
 /// A tied head that is stored must equal the embedding: transformers would untie them otherwise.
@@ -96,15 +127,18 @@ pub(crate) fn write(
         Rounding::Exact | Rounding::AsImported => read,
         Rounding::To(dtype) => dtype,
     };
+    let to_transpose = parameters.iter().zip(weights).filter(|(parameter, _)| gemma3::is_transposed(&parameter.name));
+    let transposed: BTreeMap<&String, Vec<f32>> =
+        to_transpose.map(|(parameter, values)| (&parameter.name, transpose(values, &parameter.shape))).collect();
     let outputs: Vec<Output> = parameters
         .iter()
         .zip(weights)
         .zip(&format.dtypes)
         .map(|((parameter, values), read)| Output {
             name: format.scheme.to_file(&parameter.name),
-            shape: parameter.shape.clone(),
+            shape: file_shape(parameter),
             dtype: dtype(*read, values),
-            values,
+            values: transposed.get(&parameter.name).unwrap_or(values),
         })
         .collect();
     writer::write(folder, &outputs)?;

@@ -1,66 +1,57 @@
 //! The names of parameters in the files of a Hugging Face model.
 //!
-//! Our names are those of transformers 4.x without the prefix of the decoder. LLaVA's files have other prefixes for the
-//! decoder and for the vision tower, depending on the version of transformers that wrote them.
+//! Our names are those of transformers 4.x without the prefix of the decoder. The files of a family have other prefixes, some of
+//! them depending on the version of transformers that wrote them.
 
 use anyhow::{Result, bail};
 
-/// How a file names its arrays.
+/// How a file names its arrays: our prefixes and the file's. No prefix starts with another one of the same side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamingScheme {
-    /// A language model: `model.layers`, `lm_head`.
-    Decoder,
-    /// LLaVA's files of all versions: `language_model.model.layers`, `language_model.lm_head`.
-    Outer(TowerNames),
-    /// LLaVA in memory since transformers 4.52, in some files and all adapters: `model.language_model.layers`,
-    /// `model.vision_tower`, `lm_head`.
-    Inner(TowerNames),
+pub struct NamingScheme(pub(super) &'static [(&'static str, &'static str)]);
+
+/// Our prefix of the decoder, of its head, of a vision transformer, and of the projector.
+pub(super) const DECODER: &str = "model.";
+pub(super) const HEAD: &str = "lm_head.";
+pub(super) const TOWER: &str = "vision_tower.vision_model.";
+pub(super) const PROJECTOR: &str = "multi_modal_projector.";
+
+/// The naming schemes of a family.
+pub struct Schemes {
+    /// What the files of this family are, for errors: "LLaVA".
+    pub(super) family: &'static str,
+    /// The last one is that of models in memory in transformers 5, which adapters have.
+    pub(super) all: &'static [NamingScheme],
 }
 
-/// The names of the vision tower's arrays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TowerNames {
-    /// `vision_tower.vision_model.encoder`, up to transformers 4.
-    WithVisionModel,
-    /// `vision_tower.encoder`, since transformers 5.
-    Bare,
-}
-
-const DECODER: &str = "model.";
-const HEAD: &str = "lm_head.";
-const TOWER: &str = "vision_tower.vision_model.";
-const PROJECTOR: &str = "multi_modal_projector.";
-const NEWLINE: &str = "image_newline";
-/// The prefixes of the parts of LLaVA.
-const PARTS: [&str; 3] = ["language_model.", "vision_tower.", PROJECTOR];
-
-impl NamingScheme {
-    /// Recognizes the scheme of a file by its names.
-    pub fn of(names: &[&str], has_vision: bool) -> Result<NamingScheme> {
-        let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
-        if !has_vision {
-            if !has(DECODER) {
-                bail!("no array name starts with `{DECODER}`: these are not the weights of a language model");
-            }
-            return Ok(NamingScheme::Decoder);
-        }
-        let tower =
-            if has(TOWER) || has(&format!("model.{TOWER}")) { TowerNames::WithVisionModel } else { TowerNames::Bare };
-        let part = |before: &str| PARTS.iter().find(|part| has(&format!("{before}{part}")));
-        match (part(""), part("model.")) {
-            (Some(_), None) => Ok(NamingScheme::Outer(tower)),
-            (None, Some(_)) => Ok(NamingScheme::Inner(tower)),
-            (Some(outer), Some(inner)) => bail!("some array names start with `{outer}`, others with `model.{inner}`"),
-            (None, None) => {
-                let (outer, inner) = (PARTS[0], format!("model.{}", PARTS[0]));
-                bail!("no array name starts with `{outer}` or `{inner}`: these are not the weights of LLaVA")
-            }
-        }
+impl Schemes {
+    /// The scheme of models in memory in transformers 5, which adapters have.
+    pub fn in_memory(&self) -> NamingScheme {
+        self.all[self.all.len() - 1]
     }
 
+    /// Recognizes the scheme of a file by its names.
+    pub fn find(&self, names: &[&str]) -> Result<NamingScheme> {
+        let length = |scheme: &NamingScheme| names.iter().filter_map(|name| scheme.prefix(name)).map(str::len).sum();
+        let best: Option<(usize, &NamingScheme)> =
+            self.all.iter().map(|scheme| (length(scheme), scheme)).max_by_key(|(length, _)| *length);
+        let Some((_, scheme)) = best.filter(|(length, _)| *length > 0) else {
+            let mut firsts: Vec<String> = self.all.iter().map(|scheme| format!("`{}`", scheme.0[0].1)).collect();
+            firsts.dedup();
+            bail!("no array name starts with {}: these are not the weights of {}", firsts.join(" or "), self.family);
+        };
+        let of_others = |name: &&str| self.all.iter().find_map(|other| other.prefix(name));
+        let other = names.iter().filter(|name| scheme.prefix(name).is_none()).find_map(of_others);
+        if let (Some(other), Some(own)) = (other, names.iter().find_map(|name| scheme.prefix(name))) {
+            bail!("some array names start with `{own}`, others with `{other}`");
+        }
+        Ok(*scheme)
+    }
+}
+
+impl NamingScheme {
     /// The name of a parameter in the file.
     pub fn to_file(self, name: &str) -> String {
-        for (ours, theirs) in self.prefixes() {
+        for (ours, theirs) in self.0 {
             if let Some(rest) = name.strip_prefix(ours) {
                 return format!("{theirs}{rest}");
             }
@@ -70,35 +61,13 @@ impl NamingScheme {
 
     /// The parameter of a name in the file; none for a name that the scheme does not produce.
     pub fn to_parameter(self, name: &str) -> Option<String> {
-        let found = self.prefixes().into_iter().find_map(|(ours, theirs)| Some((ours, name.strip_prefix(theirs)?)));
+        let found = self.0.iter().find_map(|(ours, theirs)| Some((ours, name.strip_prefix(theirs)?)));
         found.map(|(ours, rest)| format!("{ours}{rest}"))
     }
 
-    /// Our prefixes and the file's. No prefix starts with another one of the same side.
-    fn prefixes(self) -> Vec<(&'static str, &'static str)> {
-        let tower = |with_vision_model: &'static str, bare: &'static str| match self {
-            NamingScheme::Outer(TowerNames::WithVisionModel) | NamingScheme::Inner(TowerNames::WithVisionModel) => {
-                (TOWER, with_vision_model)
-            }
-            _ => (TOWER, bare),
-        };
-        match self {
-            NamingScheme::Decoder => vec![(DECODER, DECODER), (HEAD, HEAD)],
-            NamingScheme::Outer(_) => vec![
-                (DECODER, "language_model.model."),
-                (HEAD, "language_model.lm_head."),
-                tower(TOWER, "vision_tower."),
-                (PROJECTOR, PROJECTOR),
-                (NEWLINE, NEWLINE),
-            ],
-            NamingScheme::Inner(_) => vec![
-                (DECODER, "model.language_model."),
-                (HEAD, HEAD),
-                tower("model.vision_tower.vision_model.", "model.vision_tower."),
-                (PROJECTOR, "model.multi_modal_projector."),
-                (NEWLINE, "model.image_newline"),
-            ],
-        }
+    /// The prefix of a name in the file; none for a name that the scheme does not produce.
+    fn prefix(&self, name: &str) -> Option<&'static str> {
+        self.0.iter().map(|(_, theirs)| *theirs).find(|theirs| name.starts_with(theirs))
     }
 }
 

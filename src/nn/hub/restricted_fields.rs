@@ -64,6 +64,7 @@ pub(super) const DECODER: Restricted = &[
     ("position_embedding_type", &[r#""rope""#, r#""rotary""#]),
     ("pruned_heads", &["{}"]),
     ("q_lora_rank", &["0"]),
+    ("qk_layer_norms", &["false"]),
     ("qk_layernorm", &["false"]),
     ("qk_norm", &["false"]),
     ("quantization", &[]),
@@ -92,6 +93,7 @@ pub(super) const DECODER: Restricted = &[
     ("use_parallel_residual", &["false"]),
     ("use_qk_norm", &["false"]),
     ("use_qkv_bias", &["false"]),
+    ("use_resampler", &["false"]),
     ("use_rope", &["true"]),
     ("use_sliding_window", &["false"]),
     ("vision_config", &[]),
@@ -148,6 +150,41 @@ pub(super) const COMPOSITE: Restricted = &[
     ("use_image_newline_parameter", &["true"]),
     ("use_mm_proj", &["true"]),
     ("vision_tower", &[]),
+];
+
+/// Of the towers of Qwen2-VL and Qwen2.5-VL, and of towers that were derived from them.
+pub(super) const QWEN2_TOWER: Restricted = &[
+    ("add_cross_attention", &["false"]),
+    ("attention_bias", &["true"]),
+    ("compression_config", &[]),
+    ("cross_attention_hidden_size", &[]),
+    ("deepstack_visual_indexes", &["[]"]),
+    ("is_decoder", &["false"]),
+    ("is_encoder_decoder", &["false"]),
+    // transformers takes these as other names of `num_heads` and `depth`.
+    ("num_attention_heads", &[]),
+    ("num_hidden_layers", &[]),
+    ("num_position_embeddings", &[]),
+    ("pruned_heads", &["{}"]),
+    ("quantization", &[]),
+    ("rope_theta", &[]),
+    ("text_config", &[]),
+    ("tie_encoder_decoder", &["false"]),
+    ("vision_config", &[]),
+];
+
+/// Of the outer object of Idefics3.
+pub(super) const IDEFICS3: Restricted = &[
+    ("add_cross_attention", &["false"]),
+    ("compression_config", &[]),
+    ("cross_attention_hidden_size", &[]),
+    ("is_decoder", &["false"]),
+    ("is_encoder_decoder", &["false"]),
+    ("pruned_heads", &["{}"]),
+    ("qformer_config", &[]),
+    ("quantization", &[]),
+    ("tie_encoder_decoder", &["false"]),
+    ("use_resampler", &["false"]),
 ];
 
 /// Refuses quantized weights with a message of their own, since they are frequent.

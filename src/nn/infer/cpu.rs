@@ -3,30 +3,49 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
-use crate::batch::{EmbeddingSource, image_sources, patchify, push_sources};
+use crate::batch::{EmbeddingSource, ImageBatch, push_sources};
 use crate::buffer::Buffer;
 use crate::cpu::CpuOps;
 use crate::cpu::attention::AttentionPlan;
 use crate::cpu::kv_cache::{KvCache, KvSegment};
 use crate::cpu::tensor::CpuTensor;
 use crate::cpu::weights::CpuWeights;
+use crate::deepstack::Deepstack;
+use crate::kernels::weight::Pass;
+use crate::key_ranges::{key_ranges, push_ends};
 use crate::layers::ForwardPass;
 use crate::model::Model;
 use crate::ops::Ops;
 use crate::trainable_model::TrainableModel;
-use crate::{Architecture, Checkpoint, PixelSource};
+use crate::vision_tower::ImageFeatures;
+use crate::{Architecture, Checkpoint, PixelSource, mrope};
 use ablate_core::base::alloc::keep_freed_memory;
 
 /// A model with prepacked weights, which all threads share.
 pub(super) struct Weights(Model<CpuWeights>);
 
 impl Weights {
-    pub(super) fn new(model: &Checkpoint) -> Result<Weights> {
+    /// Packs the weights on `threads` threads.
+    pub(super) fn new(model: &Checkpoint, threads: usize) -> Result<Weights> {
         keep_freed_memory();
-        Ok(Weights(Model::new(&CpuWeights::prepacked(), &TrainableModel::frozen(model))?))
+        let model = Model::new(&CpuWeights::default(), &TrainableModel::frozen(model))?;
+        let matrices: Vec<_> = model.matrices().map(|(matrix, _)| matrix).collect();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(matrix) = matrices.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        matrix.pack(Pass::Forward);
+                    }
+                });
+            }
+        });
+        drop(matrices);
+        Ok(Weights(model))
     }
 }
 
@@ -55,16 +74,32 @@ impl<'a> CpuDecoder<'a> {
         max_tokens: usize,
     ) -> Result<Buffer> {
         let (layers, positions) = (self.architecture.decoder.layers, self.architecture.decoder.max_positions);
-        let (heads, count) = (self.model.heads, tokens.len());
+        let (heads, count) = (self.model.attention.heads, tokens.len());
         let (features, image_sources) = self.encode_images(keys, images)?;
         let mut sources = Vec::with_capacity(count);
         push_sources(self.architecture, tokens, &image_sources, &mut sources);
-        let rope = self.model.rotary.table(count);
+        let mut points = Vec::new();
+        let behind = mrope::push_row(self.architecture, tokens, keys, images, &mut points)?;
+        let mut key_ends = Vec::new();
+        push_ends(self.architecture, tokens, &mut key_ends);
+        if keys.is_empty() {
+            points.clear();
+            key_ends.clear();
+        }
         self.ops.prefill = Some(KvSegment::new(layers, heads, count));
         let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
-        let x = self.model.embed(&mut pass, features.as_ref(), &sources)?;
-        let plan = pass.ops.plan_attention(heads, std::slice::from_ref(&(0..count)), Some(&rope))?;
-        let last = self.model.decode(&mut pass, x, &plan, Some(&[count - 1]))?;
+        let (embeddings, deepstack) = match features {
+            Some(ImageFeatures { embeddings, deepstack }) => (Some(embeddings), Deepstack::new(deepstack, &sources)),
+            None => (None, Deepstack::none()),
+        };
+        let x = self.model.embed(&mut pass, embeddings.as_ref(), &sources)?;
+        let row = 0..count;
+        let rows = std::slice::from_ref(&row);
+        let plans = self.model.attention.plans(|rotary, window| {
+            let rope = rotary.rotations(count, &points);
+            pass.ops.plan_attention(heads, rows, Some(&rope), key_ranges(rows, &key_ends, window).as_ref())
+        })?;
+        let last = self.model.decode(&mut pass, x, &plans, &deepstack, Some(&[count - 1]))?;
         let logits = self.model.logits(pass.ops, &last)?.into_values();
         let Some(mut prefilled) = self.ops.prefill.take() else { panic!("BUG: the prompt's cache is gone") };
         prefilled.advance(count);
@@ -81,7 +116,7 @@ impl<'a> CpuDecoder<'a> {
                 self.free.pop();
                 KvSegment::new(layers, heads, capacity)
             };
-            self.ops.caches.push(KvCache { prompt: prefilled.clone(), generated });
+            self.ops.caches.push(KvCache { prompt: prefilled.clone(), generated, behind });
         }
         Ok(logits)
     }
@@ -90,12 +125,15 @@ impl<'a> CpuDecoder<'a> {
     pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Buffer> {
         assert_eq!(tokens.len(), self.ops.caches.len(), "BUG: one token per sequence");
         let longest = self.ops.caches.iter().map(KvCache::length).max().unwrap_or(0);
-        let rope = self.model.rotary.table(longest + 1);
         let sources: Vec<EmbeddingSource> = tokens.iter().map(|&token| EmbeddingSource::Token(token)).collect();
         let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, None, &sources)?;
-        let plan = AttentionPlan::Step { heads: self.model.heads, rope };
-        let hidden = self.model.decode(&mut pass, x, &plan, None)?;
+        let heads = self.model.attention.heads;
+        let plans = self
+            .model
+            .attention
+            .plans(|rotary, window| Ok(AttentionPlan::Step { heads, rope: rotary.table(longest + 1), window }))?;
+        let hidden = self.model.decode(&mut pass, x, &plans, &Deepstack::none(), None)?;
         let logits = self.model.logits(pass.ops, &hidden)?.into_values();
         for cache in &mut self.ops.caches {
             cache.generated.advance(1);
@@ -114,25 +152,23 @@ impl<'a> CpuDecoder<'a> {
         &mut self,
         keys: &[String],
         images: &dyn PixelSource,
-    ) -> Result<(Option<CpuTensor>, Vec<EmbeddingSource>)> {
+    ) -> Result<(Option<ImageFeatures<CpuTensor>>, Vec<EmbeddingSource>)> {
         let (Some(vision), Some(tower)) = (&self.architecture.vision, &self.model.vision_tower) else {
             return Ok((None, Vec::new()));
         };
-        let (mut patches, mut tiles) = (Vec::new(), 0);
+        let mut batch = ImageBatch::default();
         let mut by_image: BTreeMap<&str, Vec<EmbeddingSource>> = BTreeMap::new();
         let mut sources = Vec::new();
         for key in keys {
             if !by_image.contains_key(key.as_str()) {
-                let pixels = images.pixel_values(key)?;
-                by_image.insert(key, image_sources(vision, key, &pixels, tiles)?);
-                tiles += patchify(vision, key, &pixels, &mut patches)?;
+                by_image.insert(key, batch.push(vision, key, &images.pixel_values(key)?)?);
             }
             sources.extend_from_slice(&by_image[key.as_str()]);
         }
-        if tiles == 0 {
+        if batch.tiles.is_empty() {
             return Ok((None, Vec::new()));
         }
         let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
-        Ok((Some(tower.forward(&mut pass, tiles, &patches, None)?), sources))
+        Ok((Some(tower.forward(&mut pass, &batch.tiles, &batch.patches, None)?), sources))
     }
 }

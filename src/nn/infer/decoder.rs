@@ -41,6 +41,9 @@ pub(crate) struct NewPrompt<'a> {
 pub(crate) struct Continuation {
     /// With that token as the last one of its own.
     pub(crate) cached: CachedSequence,
+    /// By how much the position of a token of a response is below the number of tokens before it: an image has fewer positions than
+    /// tokens in multimodal rotary embeddings.
+    pub(crate) behind: usize,
     /// For the next token.
     pub(crate) draw: Draw,
 }
@@ -51,9 +54,9 @@ impl Continuation {
         self.cached.own + self.cached.own_length - 1
     }
 
-    /// The position of the last token in the sequence.
+    /// The position of the last token in rotary embeddings.
     pub(crate) fn position(&self) -> usize {
-        self.cached.prompt_length + self.cached.own_length - 1
+        self.cached.prompt_length + self.cached.own_length - 1 - self.behind
     }
 }
 

@@ -11,7 +11,7 @@ use super::cpu::{CpuDecoder, Weights};
 use super::gpu;
 use super::request::{Done, GenerateConfig, Generated, Request, Response, Watch};
 use crate::cpu::kv_cache::KvSegment;
-use crate::model::heads;
+use crate::decoder_attention::heads;
 use crate::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
 use ablate_data::tokens::TokenPrompt;
@@ -76,7 +76,7 @@ fn sequences_per_thread(request: &Request, threads: usize) -> usize {
 
 /// Distributes the prompts over threads, one at a time.
 fn on_threads(request: &Request, threads: usize, done: &mut Done) -> Result<()> {
-    let weights = Weights::new(request.model)?;
+    let weights = Weights::new(request.model, threads)?;
     let most = sequences_per_thread(request, threads);
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || {

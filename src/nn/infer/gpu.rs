@@ -106,6 +106,8 @@ struct Active {
 struct Open {
     /// The places of its tokens.
     places: Range<usize>,
+    /// By how much the positions of the responses are below the numbers of their tokens.
+    behind: usize,
     /// The responses that have ended, by sample.
     responses: Vec<Option<Generated>>,
 }
@@ -163,7 +165,7 @@ impl<'a> Batcher<'a> {
             queue.pop_front();
             new.push(prompt);
             let (prompt_places, own) = ranges.split_first().unwrap_or_else(|| panic!("BUG: no places"));
-            self.open.insert(prompt, Open { places: prompt_places.clone(), responses: vec![None; samples] });
+            self.open.insert(prompt, Open { places: prompt_places.clone(), behind: 0, responses: vec![None; samples] });
             for (sample, own) in own.iter().enumerate() {
                 let slot = self.slots.pop_first().unwrap_or_else(|| panic!("BUG: no slot"));
                 let response = self.request.begin(prompt, sample);
@@ -177,6 +179,9 @@ impl<'a> Batcher<'a> {
     fn prefill(&mut self, first: usize, prompts: &[usize]) -> Result<Vec<u32>> {
         let texts: Vec<(usize, &[u32])> = prompts.iter().map(|&prompt| (prompt, &[][..])).collect();
         let batch = self.request.batch(&texts)?;
+        for (prompt, &behind) in prompts.iter().zip(&batch.behind) {
+            self.open.entry(*prompt).and_modify(|open| open.behind = behind);
+        }
         let mut sequences = self.active[first..].iter_mut();
         let mut new = Vec::new();
         for &prompt in prompts {
@@ -193,14 +198,14 @@ impl<'a> Batcher<'a> {
     fn step(&mut self) -> Result<Vec<u32>> {
         let (request, open) = (self.request, &self.open);
         let continuation = |Active { prompt, slot, own, response, .. }: &mut Active| {
-            let places = &open[prompt].places;
+            let Open { places, behind, .. } = &open[prompt];
             let cached = CachedSequence {
                 prompt: places.start,
                 prompt_length: places.len(),
                 own: own.start,
                 own_length: response.tokens.len(),
             };
-            Continuation { cached, draw: Draw { slot: *slot, uniform: request.uniform(response) } }
+            Continuation { cached, behind: *behind, draw: Draw { slot: *slot, uniform: request.uniform(response) } }
         };
         let sequences: Vec<Continuation> = self.active.iter_mut().map(continuation).collect();
         self.decoder.step(&sequences)
@@ -216,7 +221,7 @@ impl<'a> Batcher<'a> {
             let Some(open) = self.open.get_mut(&active.prompt) else { panic!("BUG: a sequence without its prompt") };
             open.responses[active.sample] = Some(generated);
             if open.responses.iter().all(Option::is_some)
-                && let Some(Open { places, responses }) = self.open.remove(&active.prompt)
+                && let Some(Open { places, responses, .. }) = self.open.remove(&active.prompt)
             {
                 self.places.give_back(places);
                 complete.push((active.prompt, responses.into_iter().flatten().collect()));

@@ -86,7 +86,7 @@ fn run(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig, thr
 fn the_kv_cache_matches_a_whole_forward_pass() {
     for tied in [false, true] {
         let model = model(tied);
-        let weights = Weights::new(&model).unwrap();
+        let weights = Weights::new(&model, 2).unwrap();
         let session = Session::new(&TrainableModel::frozen(&model), &RESOURCES).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
         let image = ["6".to_string()];
@@ -371,7 +371,7 @@ fn log_probs_match_the_decoder() {
         })
         .collect();
     let together = log_probs(&model, &rows, &Ramps, &resources(2)).unwrap();
-    let weights = Weights::new(&model).unwrap();
+    let weights = Weights::new(&model, 2).unwrap();
     for (row, values) in rows.iter().zip(&together) {
         let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &RESOURCES).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));

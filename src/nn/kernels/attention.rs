@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -17,7 +18,7 @@ use super::softmax::{softmax, softmax_backward};
 const BLOCK: usize = 40;
 
 /// The heads of an attention layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(clippy::struct_field_names, reason = "the terms of the field")]
 pub(crate) struct Heads {
     pub(crate) heads: usize,
@@ -26,6 +27,52 @@ pub(crate) struct Heads {
     pub(crate) width: usize,
     /// Whether a position attends only to itself and those before it.
     pub(crate) causal: bool,
+    /// Factor of the scores, above 0.
+    pub(crate) factor: f32,
+}
+
+/// The keys that each token of a batch attends to, by their numbers in the token's row. The token itself is one of them.
+pub(crate) type KeyRanges = Arc<[Range<u32>]>;
+
+/// The keys that the tokens of a row attend to.
+#[derive(Clone, Copy)]
+enum Keys<'a> {
+    All,
+    UpToItself,
+    Ranges(&'a [Range<u32>]),
+}
+
+impl<'a> Keys<'a> {
+    fn new(heads: Heads, ranges: Option<&'a KeyRanges>, row: &Range<usize>) -> Keys<'a> {
+        match ranges {
+            Some(ranges) => Keys::Ranges(&ranges[row.clone()]),
+            None if heads.causal => Keys::UpToItself,
+            None => Keys::All,
+        }
+    }
+
+    /// Those of a token of a row of `t` tokens.
+    fn of(self, token: usize, t: usize) -> Range<usize> {
+        match self {
+            Keys::All => 0..t,
+            Keys::UpToItself => 0..token + 1,
+            Keys::Ranges(ranges) => ranges[token].start as usize..ranges[token].end as usize,
+        }
+    }
+
+    /// The end of those of several tokens.
+    fn end(self, tokens: Range<usize>, t: usize) -> usize {
+        match self {
+            Keys::All => t,
+            Keys::UpToItself => tokens.end,
+            Keys::Ranges(ranges) => ranges[tokens].iter().map(|range| range.end as usize).max().unwrap_or(0),
+        }
+    }
+}
+
+/// Hides the scores of the keys before `start`: their exponentials are 0.
+pub(crate) fn hide(scores: &mut [f32], start: usize) {
+    scores[..start].fill(f32::NEG_INFINITY);
 }
 
 impl Heads {
@@ -45,16 +92,19 @@ impl Heads {
         kv_head * size..(kv_head + 1) * size
     }
 
-    fn factor(&self) -> f32 {
-        1.0 / (self.width as f32).sqrt()
+    /// The usual factor of the scores of heads of this width (Vaswani et al. 2017).
+    pub(crate) fn usual_factor(width: usize) -> f32 {
+        1.0 / (width as f32).sqrt()
     }
 }
 
-/// `out = softmax(q k^T / sqrt(w)) v` for every row and head. `rows` covers the tokens in order.
+/// `out = softmax(factor q k^T) v` for every row and head. `rows` covers the tokens in order, and `ranges` limits their keys.
 /// `lse` (h numbers per token) stores the logarithm of each softmax's denominator (log-sum-exp), head by head within a row.
+#[expect(clippy::too_many_arguments, reason = "three inputs, two outputs, and which tokens attend to which")]
 pub(crate) fn attention(
     heads: Heads,
     rows: &[Range<usize>],
+    ranges: Option<&KeyRanges>,
     q: &[f32],
     k: &[f32],
     v: &[f32],
@@ -66,7 +116,7 @@ pub(crate) fn attention(
     let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(lse)).collect();
     for_each_row(work, |(row, (out, lse))| {
         let [k, v] = [k, v].map(|x| row_of(x, row, heads.key()));
-        forward_row(heads, row_of(q, row, heads.query()), k, v, out, lse);
+        forward_row(heads, Keys::new(heads, ranges, row), [row_of(q, row, heads.query()), k, v], out, lse);
     });
 }
 
@@ -80,9 +130,11 @@ pub(crate) struct Forward<'a> {
 }
 
 /// The gradients of [`attention`] for the gradient `dout` of its output: overwrites `dq`, adds to `dk` and `dv`.
+#[expect(clippy::too_many_arguments, reason = "four inputs, three outputs, and which tokens attend to which")]
 pub(crate) fn attention_backward(
     heads: Heads,
     rows: &[Range<usize>],
+    ranges: Option<&KeyRanges>,
     forward: &Forward,
     dout: &[f32],
     dq: &mut [f32],
@@ -100,12 +152,12 @@ pub(crate) fn attention_backward(
             out: row_of(forward.out, row, query),
             lse: row_of(forward.lse, row, heads.heads),
         };
-        backward_row(heads, &forward, row_of(dout, row, query), dq, dk, dv);
+        backward_row(heads, Keys::new(heads, ranges, row), &forward, row_of(dout, row, query), [dq, dk, dv]);
     });
 }
 
-fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
-    let Heads { width: w, causal, .. } = heads;
+fn forward_row(heads: Heads, visible: Keys, [q, k, v]: [&[f32]; 3], out: &mut [f32], lse: &mut [f32]) {
+    let Heads { width: w, factor, .. } = heads;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
     with_scratch(BLOCK.min(t) * padded(t), |Scratch { scores, keys, values, .. }| {
@@ -116,13 +168,14 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], l
             for head in heads.group(kv_head) {
                 let at = head * w;
                 for (first, m) in even_chunks(t, BLOCK) {
-                    let n = if causal { first + m } else { t };
+                    let n = visible.end(first..first + m, t);
                     let q = Lhs::RowMajor { data: &q[first * query + at..], stride: query };
                     let stride = padded(n);
                     keys.multiply(m, stride, w, q, scores, stride, Accumulate::No);
                     for (i, row) in scores.chunks_exact_mut(stride).take(m).enumerate() {
-                        let visible = if causal { first + i + 1 } else { t };
-                        let (shift, sum) = softmax(row, visible, heads.factor());
+                        let Range { start, end } = visible.of(first + i, t);
+                        hide(row, start);
+                        let (shift, sum) = softmax(row, end, factor);
                         lse[head * t + first + i] = shift + ln(sum);
                     }
                     let p = Lhs::RowMajor { data: scores, stride };
@@ -133,8 +186,8 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], l
     });
 }
 
-fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
-    let Heads { width: w, causal, .. } = heads;
+fn backward_row(heads: Heads, visible: Keys, forward: &Forward, dout: &[f32], [dq, dk, dv]: [&mut [f32]; 3]) {
+    let Heads { width: w, factor, .. } = heads;
     let Forward { q, k, v, out, lse } = forward;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
@@ -155,7 +208,7 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
             for head in heads.group(kv_head) {
                 let at = head * w;
                 for (first, m) in even_chunks(t, BLOCK) {
-                    let n = if causal { first + m } else { t };
+                    let n = visible.end(first..first + m, t);
                     let (q, dout) = (&q[first * query + at..], &dout[first * query + at..]);
                     let stride = padded(n);
                     keys.multiply(m, stride, w, Lhs::RowMajor { data: q, stride: query }, p, stride, Accumulate::No);
@@ -163,9 +216,10 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                     values.multiply(m, stride, w, dout_rows, dp, stride, Accumulate::No);
                     for (i, (p, dp)) in p.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).take(m).enumerate()
                     {
-                        let visible = if causal { first + i + 1 } else { t };
+                        let Range { start, end } = visible.of(first + i, t);
                         let at = head * t + first + i;
-                        softmax_backward(p, dp, visible, heads.factor(), lse[at], deltas[at]);
+                        hide(p, start);
+                        softmax_backward(p, dp, end, factor, lse[at], deltas[at]);
                     }
                     let dq = &mut dq[first * query + at..];
                     keys_back.multiply(m, w, n, Lhs::RowMajor { data: dp, stride }, dq, query, Accumulate::No);

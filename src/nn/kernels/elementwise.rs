@@ -74,6 +74,42 @@ pub(crate) fn swiglu_backward(gate: &[f32], up: &[f32], dy: &mut [f32], dup: &mu
 }}
 
 simd! {
+/// `y = gelu(gate) * up` with the tanh approximation (Shazeer 2020).
+pub(crate) fn geglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+        *y = g * sigmoid(g * (TANH_LINEAR + TANH_CUBIC * g * g)) * u;
+    }
+}}
+
+simd! {
+/// The gradients of [`geglu`]: that of `gate` overwrites `dy`.
+pub(crate) fn geglu_backward(gate: &[f32], up: &[f32], dy: &mut [f32], dup: &mut [f32]) {
+    for (((&g, &u), dy), dup) in gate.iter().zip(up).zip(dy).zip(dup) {
+        let s = sigmoid(g * (TANH_LINEAR + TANH_CUBIC * g * g));
+        *dup = *dy * g * s;
+        *dy = *dy * u * (s + g * s * (1.0 - s) * (TANH_LINEAR + 3.0 * TANH_CUBIC * g * g));
+    }
+}}
+
+/// `y = f(gate, up)` of an activation with two inputs.
+pub(crate) fn gated(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match activation {
+        Activation::Swiglu => swiglu(gate, up, y),
+        Activation::Geglu => geglu(gate, up, y),
+        Activation::Gelu | Activation::GeluTanh | Activation::QuickGelu => panic!("BUG: an activation with one input"),
+    }
+}
+
+/// The gradients of [`gated`]: that of `gate` overwrites `dy`.
+pub(crate) fn gated_backward(activation: Activation, [gate, up]: [&[f32]; 2], dy: &mut [f32], dup: &mut [f32]) {
+    match activation {
+        Activation::Swiglu => swiglu_backward(gate, up, dy, dup),
+        Activation::Geglu => geglu_backward(gate, up, dy, dup),
+        Activation::Gelu | Activation::GeluTanh | Activation::QuickGelu => panic!("BUG: an activation with one input"),
+    }
+}
+
+simd! {
 /// `y = x * Phi(x)` with the normal distribution function (Hendrycks and Gimpel 2016), the exact form.
 pub(crate) fn gelu(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
@@ -195,7 +231,7 @@ pub(crate) fn activate(activation: Activation, x: &[f32], y: &mut [f32]) {
         Activation::Gelu => gelu(x, y),
         Activation::GeluTanh => gelu_tanh(x, y),
         Activation::QuickGelu => quick_gelu(x, y),
-        Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
+        Activation::Swiglu | Activation::Geglu => panic!("BUG: a gated activation has two inputs"),
     }
 }
 
@@ -205,7 +241,7 @@ pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &mut [f32
         Activation::Gelu => gelu_backward(x, dy),
         Activation::GeluTanh => gelu_tanh_backward(x, dy),
         Activation::QuickGelu => quick_gelu_backward(x, dy),
-        Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
+        Activation::Swiglu | Activation::Geglu => panic!("BUG: a gated activation has two inputs"),
     }
 }
 
@@ -234,6 +270,25 @@ pub(crate) fn adamw(step: AdamW, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mu
         *m = *m * beta1 + g * (1.0 - beta1);
         *v = *v * beta2 + g * g * (1.0 - beta2);
         *p = *p * keep - rate * *m / ((*v * correction2).sqrt() + eps);
+    }
+}}
+
+simd! {
+/// Every row of `x` times `scale`, into `y`.
+pub(crate) fn scale_columns(x: &[f32], scale: &[f32], y: &mut [f32]) {
+    let d = scale.len();
+    for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+        for ((y, &x), &scale) in y.iter_mut().zip(x).zip(scale) {
+            *y = x * scale;
+        }
+    }
+}}
+
+simd! {
+/// Adds `a * b` to `sum`.
+pub(crate) fn accumulate_product(sum: &mut [f32], a: &[f32], b: &[f32]) {
+    for ((sum, &a), &b) in sum.iter_mut().zip(a).zip(b) {
+        *sum += a * b;
     }
 }}
 

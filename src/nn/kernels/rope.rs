@@ -16,7 +16,21 @@ pub(crate) struct RotaryEmbedding {
     /// Factor on cosines and sines (YaRN).
     factor: f64,
     rounded: bool,
+    /// Which coordinate of a position each frequency counts; empty unless multimodal.
+    axes: Vec<usize>,
     table: Mutex<Arc<RopeTable>>,
+}
+
+/// A position in time, height and width.
+pub(crate) type Point = [u32; 3];
+
+/// The rotations of the tokens of rows.
+#[derive(Clone, Debug)]
+pub(crate) enum Rotations {
+    /// Token `i` of a row has position `i` of a table.
+    InRow(Arc<RopeTable>),
+    /// Every token has a position of its own in a table, in order.
+    PerToken(Arc<RopeTable>),
 }
 
 /// Cosines and sines of the positions from 0 on, `half` of each per position.
@@ -62,7 +76,9 @@ impl RotaryEmbedding {
         };
         let factor = if let RopeScaling::Yarn { attention_factor, .. } = rope.scaling { attention_factor } else { 1.0 };
         let table = Mutex::new(Arc::new(RopeTable { half: width / 2, ..RopeTable::default() }));
-        RotaryEmbedding { frequencies, periods, factor, rounded: rope.rounded, table }
+        let axes =
+            rope.sections.iter().enumerate().flat_map(|(at, &count)| std::iter::repeat_n(at % 3, count)).collect();
+        RotaryEmbedding { frequencies, periods, factor, rounded: rope.rounded, axes, table }
     }
 
     /// A table of at least the positions `0..positions`.
@@ -73,6 +89,18 @@ impl RotaryEmbedding {
             *table = Arc::new(self.compute(positions.next_power_of_two()));
         }
         table.clone()
+    }
+
+    /// The rotations of rows of tokens, the longest of which has `longest`. `points` are the positions of the tokens in time, height and
+    /// width; empty if each token's is its number in the row.
+    pub(crate) fn rotations(&self, longest: usize, points: &[Point]) -> Rotations {
+        if points.is_empty() {
+            return Rotations::InRow(self.table(longest));
+        }
+        let most = points.iter().flatten().max().map_or(0, |&position| position as usize);
+        let table = self.table(most + 1);
+        let source = |token: usize, j: usize| (points[token][self.axes[j]] as usize, j);
+        Rotations::PerToken(Arc::new(table.compose(points.len(), self.axes.len(), source)))
     }
 
     fn compute(&self, positions: usize) -> RopeTable {
@@ -102,9 +130,43 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f6
     }
 }
 
+impl Rotations {
+    pub(crate) fn table(&self) -> &Arc<RopeTable> {
+        match self {
+            Rotations::InRow(table) | Rotations::PerToken(table) => table,
+        }
+    }
+
+    /// The position in the table of token `at` of a row that starts at token `start` of the batch.
+    pub(crate) fn position(&self, start: usize, at: usize) -> usize {
+        match self {
+            Rotations::InRow(_) => at,
+            Rotations::PerToken(_) => start + at,
+        }
+    }
+}
+
 impl RopeTable {
     pub(crate) fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
+    }
+
+    /// A table of `positions` positions whose elements come from this one: `source` gives the position and the index of element
+    /// `j` of a position.
+    pub(crate) fn compose(
+        &self,
+        positions: usize,
+        half: usize,
+        source: impl Fn(usize, usize) -> (usize, usize),
+    ) -> RopeTable {
+        let element = |position: usize, j: usize| {
+            let (from, index) = source(position, j);
+            let at = from * self.half + index;
+            (self.cos[at], self.sin[at])
+        };
+        let elements = (0..positions).flat_map(|position| (0..half).map(move |j| (position, j)));
+        let (cos, sin) = elements.map(|(position, j)| element(position, j)).unzip();
+        RopeTable { half, cos, sin }
     }
 
     /// Rotates every head of a token at `position` (rotate-half): `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
@@ -136,7 +198,7 @@ mod tests {
     use super::*;
 
     fn rope(theta: f64, scaling: RopeScaling) -> Rope {
-        Rope { theta, scaling, rounded: false }
+        Rope { theta, scaling, rounded: false, sections: Vec::new() }
     }
 
     #[test]
@@ -150,6 +212,16 @@ mod tests {
         assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
         table.rotate_back(&mut token, 5);
         assert!(token.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6), "{token:?}");
+    }
+
+    #[test]
+    fn a_composed_table_takes_its_elements_from_several_positions() {
+        let table = RotaryEmbedding::new(&rope(10.0, RopeScaling::None), 4).table(8);
+        // Two positions: the first element from one position, the second from another.
+        let composed = table.compose(2, 2, |position, j| ([[3, 5], [0, 7]][position][j], j));
+        assert_eq!(composed.cos, [table.cos[6], table.cos[11], table.cos[0], table.cos[15]]);
+        assert_eq!(composed.sin, [table.sin[6], table.sin[11], table.sin[0], table.sin[15]]);
+        assert_eq!(composed.positions(), 2);
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub(crate) fn has_fma() -> bool {
     }
 }
 
+/// Whether the machine has AVX-512F, for which the innermost kernel is compiled too.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+}
+
 /// Prefetches numbers that are read soon. The hardware prefetcher is too late for short runs that lie far apart.
 #[inline]
 pub(crate) fn prefetch(numbers: &[f32]) {

@@ -34,7 +34,7 @@ const TIME_TO_STOP: Duration = Duration::from_secs(55);
 /// The result of training.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The trained model, with the adapter merged into it.
+    /// The trained model. If an adapter was trained, the unchanged model without it.
     pub checkpoint: Checkpoint,
     /// The adapter, if one was trained.
     pub adapter: Option<Adapter>,
@@ -196,10 +196,7 @@ impl Run<'_> {
         state::check(&trainable_model).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
         drop(session);
-        let TrainableModel { mut checkpoint, adapter, .. } = trainable_model;
-        if let Some(adapter) = &adapter {
-            adapter.merge(&mut checkpoint)?;
-        }
+        let TrainableModel { checkpoint, adapter, .. } = trainable_model;
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 

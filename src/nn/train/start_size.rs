@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use crate::cost::{BatchShape, Trainable, Workload, largest_batch};
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, ParamGroup, Pattern, PixelSource, Precision, Sequence};
+use crate::{Adapter, Architecture, ParamGroup, Pattern, PixelSource, Precision, Sequence};
 
 /// Where a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +46,22 @@ fn mean_shape(
     sequences: &[Sequence],
     images: &dyn PixelSource,
 ) -> Result<BatchShape> {
-    let vision = trainable_model.checkpoint.architecture.vision.as_ref();
-    let (mut positions, mut targets, mut tiles) = (0, 0, 0);
+    let Architecture { vision, decoder, .. } = &trainable_model.checkpoint.architecture;
+    let (mut positions, mut targets, mut features) = (0, 0, 0);
     for Sequence { tokens, loss, images: keys } in sequences {
         positions += tokens.len().saturating_sub(1);
         targets += loss.iter().skip(1).filter(|loss| **loss).count();
-        for key in keys.iter().filter(|_| vision.is_some()) {
-            tiles += images.shape(key)?.grid.map_or(1, |(rows, columns)| 1 + (rows * columns) as usize);
+        for (vision, key) in vision.iter().flat_map(|vision| keys.iter().map(move |key| (vision, key))) {
+            let shape = images.shape(key)?;
+            features += shape.tiles as usize * vision.tile_tokens(vision.tile(shape.tile));
         }
     }
     let rows = sequences.len().max(1);
     let mean = |sum: usize| sum.div_ceil(rows);
-    let tiles = mean(tiles);
-    let features = vision.map_or(0, |vision| tiles * vision.tile_tokens());
-    let positions = mean(positions).max(features).max(1);
+    // As many tiles of the tower's own size as have these features.
+    let own = vision.as_ref().map_or(1, |vision| vision.tile_tokens(vision.own_tile()).max(1));
+    let tiles = features.div_ceil(rows * own).min(decoder.max_positions / own);
+    let positions = mean(positions).max(tiles * own).max(1);
     Ok(BatchShape { rows, positions, tiles, targets: mean(targets).clamp(1, positions) })
 }
 

@@ -6,8 +6,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::stages::checkpoint_folders;
 use crate::stages::common;
 use crate::stages::loaded_model::{self, LoadedModel};
+use ablate_core::base::system_memory::system_memory;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -17,7 +19,6 @@ use ablate_core::stage::{
 use ablate_data::conversation::Conversation;
 use ablate_data::images::ImageLoader;
 use ablate_data::tokenizer::{FILE, Tokenizer};
-use ablate_nn::architecture::Vision;
 use ablate_nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 
 pub static KIND: Kind = Kind {
@@ -164,8 +165,11 @@ impl Stage for Base {
         let checked = check_folder(&folder, chat_template.is_some())
             .and_then(|unknown| if *strict { refuse_unknown(&unknown).map(|()| unknown) } else { Ok(unknown) });
         match checked {
-            Ok(unknown) if unknown.is_empty() => Vec::new(),
-            Ok(unknown) => vec![finding(unknown_fields(&unknown), false)],
+            Ok(unknown) => {
+                let unknown = (!unknown.is_empty()).then(|| unknown_fields(&unknown));
+                // Another machine may run the stage.
+                unknown.into_iter().chain(too_large(&folder)).map(|message| finding(message, false)).collect()
+            }
             Err(error) => vec![finding(format!("{error:#}"), true)],
         }
     }
@@ -195,7 +199,7 @@ impl Stage for Base {
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
             .with("vocab", checkpoint.architecture.vocab)
-            .with("image_tokens", checkpoint.architecture.vision.as_ref().map_or(0, Vision::tile_tokens)))
+            .with("image_tokens", loaded_model::tile_tokens(&checkpoint.architecture)))
     }
 }
 
@@ -214,14 +218,14 @@ fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint>
         }
         let mut checkpoint = Checkpoint::read(path)?;
         if let Some(adapter) = ctx.inputs.get("adapter") {
-            let has_vision = checkpoint.architecture.vision.is_some();
-            let adapter = Adapter::read(&adapter.path, has_vision).context("`adapter`")?;
+            let family = checkpoint.architecture.family;
+            let adapter = Adapter::read(&adapter.path, family).context("`adapter`")?;
             adapter.merge(&mut checkpoint).context("`adapter`")?;
         }
         Ok(checkpoint)
     };
     let checkpoint = read().map_err(wrong_input).context("`path`")?;
-    loaded_model::copy_companion_files(&checkpoint, path, folder)?;
+    checkpoint_folders::copy_companion_files(&checkpoint, path, folder)?;
     if let Some(template) = ctx.inputs.get("chat_template") {
         if checkpoint.is_own() {
             let error = anyhow!("`chat_template`: a checkpoint in ablate's own layout has a fixed conversation format");
@@ -235,7 +239,7 @@ fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint>
     let checked = if ctx.inputs.contains_key("chat_template") { folder } else { path };
     let images = |processor| ImageLoader::open(&ctx.images, processor);
     let model = LoadedModel::from_checkpoint(checkpoint, checked, images).map_err(wrong_input).context("`path`")?;
-    loaded_model::copy_training_index(path, folder)?;
+    checkpoint_folders::copy_training_index(path, folder)?;
     Ok(model.checkpoint)
 }
 
@@ -243,6 +247,13 @@ fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint>
 fn check_folder(folder: &Path, templated: bool) -> Result<Vec<String>> {
     if !folder.is_dir() {
         bail!("`{}` is not a folder; a checkpoint is a folder", folder.display());
+    }
+    if checkpoint_folders::is_adapter(folder) {
+        bail!(
+            "`{}` is the result of a stage with `lora`: an adapter without the weights of its model\nhelp: import the folder \
+             that `ablate export` or a stage of kind `export` writes",
+            folder.display()
+        );
     }
     let config = folder.join("config.json");
     // Opening a pipe would block.
@@ -254,6 +265,12 @@ fn check_folder(folder: &Path, templated: bool) -> Result<Vec<String>> {
     let list =
         |(file, fields): (&str, Vec<String>)| format!("`{}`: {}", folder.join(file).display(), fields.join(", "));
     Ok(files.into_iter().filter(|(_, fields)| !fields.is_empty()).map(list).collect())
+}
+
+/// Why a checkpoint does not fit into the memory of this machine.
+fn too_large(folder: &Path) -> Option<String> {
+    let architecture = Checkpoint::read_architecture(folder).ok()?;
+    Some(format!("`{}`: {}", folder.display(), Checkpoint::too_large(&architecture, system_memory()?)?))
 }
 
 fn unknown_fields(unknown: &[String]) -> String {

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::stages::checkpoint_folders::CheckpointFolders;
 use crate::stages::formats;
 use ablate_core::base::Hash;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
@@ -336,8 +337,12 @@ impl Stage for Command {
         Some(ModelOrigin::Elsewhere("a result of a program"))
     }
 
-    fn run(&self, _: &StageContext) -> Result<Summary> {
-        bail!("BUG: the engine runs the program of a command")
+    /// Writes inputs that are adapters as whole models: programs read neither the store nor `bases.json`.
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        for name in self.inputs.keys().filter(|name| ctx.inputs.contains_key(&role(name))) {
+            CheckpointFolders::of_input(ctx, &role(name))?.write_merged(&ctx.output(name))?;
+        }
+        Ok(Summary::default())
     }
 }
 

@@ -23,7 +23,10 @@ pub static KIND: Kind = Kind {
     name: "dpo",
     version: 7,
     about: "direct preference optimization on pairs",
-    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
+    outputs: &[
+        OutputSpec::new(training_common::MODEL, ArtifactKind::Checkpoint),
+        OutputSpec::new("curve.jsonl", ArtifactKind::Curve),
+    ],
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,
@@ -158,6 +161,10 @@ impl Stage for Dpo {
 
     fn model_origin(&self) -> Option<ModelOrigin> {
         Some(ModelOrigin::Input("policy"))
+    }
+
+    fn base_input(&self, output: &str) -> Option<&'static str> {
+        training_common::base_input(&self.train.tuning, output, "policy")
     }
 
     fn training(&self) -> Option<Training> {

@@ -1,4 +1,4 @@
-//! `export`: a checkpoint as a folder for other programs, with a model card.
+//! `export`: a checkpoint as a folder for other programs, with a model card, or only the adapter that was trained last.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::stages::checkpoint_folders::CheckpointFolders;
 use crate::stages::common;
-use crate::stages::loaded_model::{self, LoadedModel};
-use crate::stages::training_common::ADAPTER_FOLDER;
+use crate::stages::loaded_model::LoadedModel;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -19,7 +19,7 @@ use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS};
 use ablate_nn::checkpoint::{FORMAT, Rounding};
 use ablate_nn::hub::Dtype;
 use ablate_nn::parameters::parameters;
-use ablate_nn::{Checkpoint, ModelConfig, ParamGroup};
+use ablate_nn::{Adapter, Checkpoint, ModelConfig, ParamGroup};
 
 pub static KIND: Kind = Kind {
     name: "export",
@@ -40,8 +40,23 @@ const FOLDER: &str = "checkpoint";
 #[serde(deny_unknown_fields)]
 struct Export {
     model: Reference,
-    /// The number type of the weights. Default: that of the imported checkpoint.
+    /// What is written.
+    #[serde(default)]
+    weights: ExportedWeights,
+    /// With `weights = "adapter"`: the name or path of the model that the adapter is for, which PEFT loads.
+    base_model: Option<String>,
+    /// The number type of the weights. Default: that of the imported checkpoint; of an adapter f32.
     dtype: Option<Dtype>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ExportedWeights {
+    /// Those of the model, with its adapters merged.
+    #[default]
+    Merged,
+    /// Those of the last adapter, in PEFT's layout.
+    Adapter,
 }
 
 /// The content of `card.json`. It must not depend on the machine.
@@ -63,12 +78,19 @@ struct Card<'a> {
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    Ok(Box::new(config::parse::<Export>(table)?))
+    let export: Export = config::parse(table)?;
+    if export.base_model.is_some() && export.weights != ExportedWeights::Adapter {
+        let message = "`base_model` is written into the config of an adapter: it needs `weights = \"adapter\"`";
+        return Err(vec![ConfigError::at("base_model", message)]);
+    }
+    Ok(Box::new(export))
 }
 
 impl Stage for Export {
     fn identify(&self, manifest: &mut Manifest) {
-        let Export { model: _, dtype } = self;
+        let Export { model: _, weights, base_model, dtype } = self;
+        manifest.value_unless("weights", weights, &ExportedWeights::Merged);
+        manifest.value_unless("base_model", base_model, &None);
         manifest.value_unless("dtype", dtype, &None);
     }
 
@@ -81,7 +103,9 @@ impl Stage for Export {
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let from = &ctx.input("model")?.path;
+        if self.weights == ExportedWeights::Adapter {
+            return self.export_adapter(&CheckpointFolders::of_input(ctx, "model")?, &ctx.output(FOLDER));
+        }
         let LoadedModel { checkpoint, .. } = LoadedModel::load(ctx, "model")?;
         let folder = ctx.output(FOLDER);
         let rounding = self.dtype.map_or(Rounding::AsImported, Rounding::To);
@@ -89,18 +113,36 @@ impl Stage for Export {
             return Err(wrong_input(anyhow!("`dtype`: a model in ablate's own layout is written as `f32` only")));
         }
         checkpoint.write_rounded(&folder, rounding)?;
-        loaded_model::copy_companion_files(&checkpoint, from, &folder)?;
-        loaded_model::copy_training_index(from, &folder)?;
+        CheckpointFolders::of_input(ctx, "model")?.copy_other_files(&checkpoint, &folder)?;
         if let Some(sizes) = checkpoint.own_sizes() {
             write_card(&checkpoint, sizes, &folder)?;
         }
-        let adapter = from.join(ADAPTER_FOLDER);
-        if adapter.is_dir() {
-            for name in files::list_names(&adapter)? {
-                files::copy(&adapter.join(&name), &folder.join(ADAPTER_FOLDER).join(&name))?;
-            }
-        }
         Ok(Summary::default().with("parameters", checkpoint.parameters()).with("vocab", checkpoint.architecture.vocab))
+    }
+}
+
+impl Export {
+    fn export_adapter(&self, folders: &CheckpointFolders, to: &Path) -> Result<Summary> {
+        let refused = |why: &str| wrong_input(anyhow!("`weights = \"adapter\"`: {why}"));
+        if Checkpoint::check_config(&folders.weights)?.is_none() {
+            return Err(refused("PEFT cannot load a model in ablate's own layout"));
+        }
+        let Some(from) = folders.adapter() else {
+            return Err(refused("the model has no adapter, because its last training was without `lora`"));
+        };
+        let family = Checkpoint::read_architecture(&folders.weights)?.family;
+        let adapter = Adapter::read(&from, family)?;
+        adapter.write(to, family, self.base_model.as_deref(), self.dtype.unwrap_or(Dtype::F32))?;
+        let others = folders.adapters.len().saturating_sub(1);
+        let warning = format!(
+            "the adapter was trained on the base model with {} merged into it, and fits no other model: a stage of kind \
+             `export` for the model that the last stage trained writes that model",
+            if others == 1 { "another adapter".to_string() } else { format!("{others} other adapters") }
+        );
+        Ok(Summary::default()
+            .with("rank", adapter.rank)
+            .with("layers", adapter.modules.len())
+            .with_warnings((others > 0).then_some(warning)))
     }
 }
 

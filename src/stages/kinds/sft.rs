@@ -23,7 +23,10 @@ pub static KIND: Kind = Kind {
     name: "sft",
     version: 7,
     about: "supervised fine-tuning on rows",
-    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
+    outputs: &[
+        OutputSpec::new(training_common::MODEL, ArtifactKind::Checkpoint),
+        OutputSpec::new("curve.jsonl", ArtifactKind::Curve),
+    ],
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,
@@ -91,6 +94,10 @@ impl Stage for Sft {
 
     fn model_origin(&self) -> Option<ModelOrigin> {
         Some(ModelOrigin::Input("model"))
+    }
+
+    fn base_input(&self, output: &str) -> Option<&'static str> {
+        training_common::base_input(&self.train.tuning, output, "model")
     }
 
     fn training(&self) -> Option<Training> {

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::stages::loaded_model::{LoadedModel, copy_companion_files};
+use crate::stages::checkpoint_folders::copy_companion_files;
+use crate::stages::loaded_model::LoadedModel;
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::chat_prompt::ChatPrompt;

@@ -68,6 +68,7 @@ fn context(
     StageContext {
         inputs,
         images,
+        bases: BTreeMap::new(),
         out: folder.join(name),
         scratch: folder.join(format!("{name}-scratch")),
         seed: Seed(1),
@@ -87,13 +88,16 @@ pub(super) struct Runner {
     folder: tempfile::TempDir,
     /// The packs of the stages so far.
     pub(super) images: BTreeMap<Hash, PathBuf>,
+    /// The folders that were inputs so far.
+    folders: BTreeMap<Hash, PathBuf>,
     /// Kinds of bad replies that stages request again.
     pub(super) retry: BTreeSet<String>,
 }
 
 impl Runner {
     pub(super) fn new() -> Runner {
-        Runner { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new(), retry: BTreeSet::new() }
+        let folder = tempfile::tempdir().unwrap();
+        Runner { folder, images: BTreeMap::new(), folders: BTreeMap::new(), retry: BTreeSet::new() }
     }
 
     /// A runner with items `0`, `1`, ... in the folder `items`. The answer to each is 2; the questions
@@ -126,7 +130,10 @@ impl Runner {
     pub(super) fn run(&mut self, name: &str, kind: &str, table: &Value) -> Result<Summary> {
         let stage = parse(kind, table);
         let inputs = self.inputs(&*stage)?;
+        let folders = inputs.values().filter(|input| input.path.is_dir());
+        self.folders.extend(folders.map(|input| (input.hash, input.path.clone())));
         let ctx = StageContext {
+            bases: self.folders.clone(),
             threads: 2,
             retry: self.retry.clone(),
             ..context(inputs, self.images.clone(), self.folder.path(), name)
@@ -157,7 +164,9 @@ impl Runner {
                 InputSource::Stage { reference, accepts } => self.output(&reference.stage, accepts),
                 InputSource::Environment { .. } => continue,
             };
-            let hash = if path.is_dir() { Hash::of_bytes(b"folder") } else { Hash::of_file(&path)? };
+            // The hash of a folder's path stands for that of its content.
+            let folder = || Hash::of_bytes(path.as_os_str().as_encoded_bytes());
+            let hash = if path.is_dir() { folder() } else { Hash::of_file(&path)? };
             inputs.insert(input.role, InputPath { path, hash, kind });
         }
         Ok(inputs)

@@ -33,7 +33,7 @@ def make(case, folder, images, every):
     folder.mkdir(parents=True)
     checkpoint.save(case, made, processor, ends, folder)
     reader = expect.Reader(case, folder, images)
-    tied = made.config.get_text_config().tie_word_embeddings
+    tied = getattr(made.config.get_text_config(), "tie_word_embeddings", made.config.tie_word_embeddings)
     for seed in range(1, 1000):
         fixed.draw(made, seed, fixed.DTYPES[case.dtype], tied)
         if expect.suits(case, made, reader, ends):
@@ -56,7 +56,7 @@ def make(case, folder, images, every):
 def strings(folder, count):
     """How each tokenizer cuts strings of several scripts."""
     found = {"strings": tokens.strings(count)}
-    for kind in ["llama2", "llama3", "qwen2"]:
+    for kind in ["llama2", "llama3", "qwen2", "smolvlm", "idefics3", "internvl", "qwen2vl", "gemma3"]:
         tokenizer, _ = tokens.tokenizer(kind, "")
         found[kind] = [tokenizer(text)["input_ids"] for text in found["strings"]]
         (folder / f"tokenizer-{kind}.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")

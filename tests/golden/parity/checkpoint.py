@@ -10,14 +10,30 @@ from cases import TEXT, VISION, WHOLE
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Gemma3Processor,
     GenerationConfig,
+    Idefics3Processor,
+    InternVLProcessor,
     LlavaNextProcessor,
     LlavaProcessor,
+    Qwen2_5_VLProcessor,
+    Qwen2VLProcessor,
+    Qwen3VLProcessor,
+    SmolVLMProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 
 SQUARE = {
     "clip": CLIPImageProcessorPil,
@@ -26,12 +42,43 @@ SQUARE = {
 }
 
 
+# Families whose processors write the grid of tiles into the text.
+SPLIT = {
+    "idefics3": (Idefics3ImageProcessorPil, Idefics3Processor),
+    "smolvlm": (SmolVLMImageProcessorPil, SmolVLMProcessor),
+}
+
+
+QWEN = {
+    "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),
+    "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+    "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
+}
+
+
+def qwen_config(case, tokenizer, ids):
+    """The parts are given as dictionaries: the classes of the parts follow from that of the whole."""
+    named = dict(image=tokens.PAD, video=tokens.VIDEO, vision_start=tokens.START, vision_end=tokens.END)
+    special = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in named.items()}
+    return WHOLE[case.whole](text_config={**case.sizes, **ids}, vision_config=dict(case.eyes), **special, **case.joint)
+
+
 def config(case, tokenizer, ends):
     ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0])
-    text = TEXT[case.text](**{**case.sizes, **ids, "pad_token_id": tokenizer.pad_token_id})
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    if case.whole in QWEN:
+        return qwen_config(case, tokenizer, ids)
+    text = TEXT[case.text](**{**case.sizes, **ids})
     if case.whole is None:
         return text
     vision = VISION[case.vision](**case.eyes)
+    if case.whole in SPLIT or case.whole == "internvl":
+        image = tokenizer.convert_tokens_to_ids(tokens.IMAGE)
+        return WHOLE[case.whole](vision_config=vision, text_config=text, image_token_id=image, **case.joint)
+    if case.whole == "gemma3":
+        named = dict(boi=tokens.BOI, eoi=tokens.EOI, image=tokens.SOFT)
+        special = {f"{name}_token_index": tokenizer.convert_tokens_to_ids(token) for name, token in named.items()}
+        return WHOLE[case.whole](vision_config=vision, text_config=text, **special, **case.joint)
     return WHOLE[case.whole](
         vision_config=vision,
         text_config=text,
@@ -64,7 +111,16 @@ def load(case, folder):
 
 
 def image_processor(case):
+    if case.whole in QWEN:
+        sizes = {name: case.eyes[name] for name in ["patch_size", "temporal_patch_size"]}
+        return Qwen2VLImageProcessorPil(merge_size=case.eyes["spatial_merge_size"], **sizes, **case.cut)
     side = case.eyes["image_size"]
+    if case.pixels == "internvl":
+        return GotOcr2ImageProcessorPil(size={"height": side, "width": side}, **case.cut)
+    if case.pixels == "gemma3":
+        return Gemma3ImageProcessorPil(size={"height": side, "width": side}, **case.cut)
+    if case.pixels in SPLIT:
+        return SPLIT[case.pixels][0](max_image_size={"longest_edge": side}, **case.cut)
     both = {"height": side, "width": side}
     if case.pixels == "siglip":
         return SiglipImageProcessorPil(size=both)
@@ -75,6 +131,38 @@ def image_processor(case):
 
 
 def processor(case, config, tokenizer):
+    if case.whole == "internvl":
+        return InternVLProcessor(
+            image_processor=image_processor(case),
+            tokenizer=tokenizer,
+            video_processor=InternVLVideoProcessor(),
+            image_seq_length=config.image_seq_length,
+            chat_template=templates.TEMPLATES[case.template],
+        )
+    if case.whole == "gemma3":
+        return Gemma3Processor(
+            image_processor=image_processor(case),
+            tokenizer=tokenizer,
+            image_seq_length=config.mm_tokens_per_image,
+            chat_template=templates.TEMPLATES[case.template],
+        )
+    if case.whole in QWEN:
+        kind, video = QWEN[case.whole]
+        return kind(
+            image_processor=image_processor(case),
+            tokenizer=tokenizer,
+            video_processor=video(),
+            chat_template=templates.TEMPLATES[case.template],
+        )
+    if case.whole in SPLIT:
+        more = {"video_processor": SmolVLMVideoProcessor()} if case.whole == "smolvlm" else {}
+        return SPLIT[case.whole][1](
+            image_processor=image_processor(case),
+            tokenizer=tokenizer,
+            image_seq_len=(case.eyes["image_size"] // case.eyes["patch_size"]) ** 2 // config.scale_factor**2,
+            chat_template=templates.TEMPLATES[case.template],
+            **more,
+        )
     kind = LlavaProcessor if case.whole == "llava" else LlavaNextProcessor
     return kind(
         image_processor=image_processor(case),

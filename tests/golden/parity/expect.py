@@ -21,6 +21,12 @@ SENTENCES = [
 ]
 
 
+# Of a token, whether it is text or an image: Qwen2-VL counts positions by it, and in Gemma 3 an image sees all of itself.
+KINDS = ["mm_token_type_ids", "token_type_ids"]
+# What a processor makes of images.
+SEEN = ["pixel_values", "image_sizes", "pixel_attention_mask", "image_grid_thw"]
+
+
 def sequences(case):
     """Name, prompt, the pictures in it, and whether it is continued."""
     words = (" ".join(SENTENCES) + " ").split(" ") * 10
@@ -32,10 +38,18 @@ def sequences(case):
     if case.whole is None:
         return texts
     first, second = case.pictures[:2]
+    image = tokens.image_text(case.tokenizer)
     seen = [
-        ("image", f"USER: {tokens.IMAGE}\nWhat is on the left? ASSISTANT:", [first], True),
-        ("images", f"{tokens.IMAGE} and {tokens.IMAGE}: which is larger?", [second, first], False),
+        ("image", f"USER: {image}\nWhat is on the left? ASSISTANT:", [first], True),
+        ("images", f"{image} and {image}: which is larger?", [second, first], False),
     ]
+    if case.whole in checkpoint.SPLIT or case.whole in ["internvl", "gemma3"]:
+        four = [case.pictures[at % len(case.pictures)] for at in range(4)]
+        seen.append(("four", f"{image}{image} before {image}, then\n{image}\n\nWhich is red?", four, False))
+    if case.tokenizer == "qwen2vl":
+        # One after the other, and two equal ones.
+        four = [case.pictures[at % len(case.pictures)] for at in range(3)] + [first]
+        seen.append(("four", f"Look: {image}{image}{image} {image}. Which?", four, True))
     return seen + texts[:2]
 
 
@@ -58,8 +72,17 @@ class Reader:
     def inputs(self, prompt, images):
         if not images:
             return {"input_ids": self.tokenizer(prompt, return_tensors="pt")["input_ids"]}
-        made = self.processor(text=prompt, images=[self.image(name) for name in images], return_tensors="pt")
-        return {key: made[key] for key in ["input_ids", "pixel_values", "image_sizes"] if key in made}
+        pictures = [self.image(name) for name in images]
+        made = self.processor(text=prompt, images=pictures, return_tensors="pt", **self.options())
+        return {key: made[key] for key in ["input_ids", *self.kinds(), *SEEN] if key in made}
+
+    def kinds(self):
+        """The tokenizers of other families count their texts so."""
+        return KINDS if self.case.whole == "gemma3" else KINDS[:1]
+
+    def options(self):
+        """Gemma 3's processor cuts images only when it is asked to."""
+        return {name: value for name, value in self.case.cut.items() if "pan_and_scan" in name}
 
 
 @torch.no_grad()
@@ -72,7 +95,10 @@ def generate(model, inputs):
     )
     if getattr(model.config, "image_token_id", None) in whole[0, length:].tolist():
         return [], 0.0
-    logits = model(**{**inputs, "input_ids": whole}, use_cache=False).logits[0, length - 1 : -1]
+    # What was added is text.
+    added = whole.shape[1] - length
+    kinds = {key: torch.nn.functional.pad(inputs[key], (0, added)) for key in KINDS if key in inputs}
+    logits = model(**{**inputs, **kinds, "input_ids": whole}, use_cache=False).logits[0, length - 1 : -1]
     best = logits.topk(2).values
     if not torch.equal(logits.argmax(-1), whole[0, length:]):
         return [], 0.0
@@ -98,19 +124,36 @@ def suits(case, model, reader, ends):
 def image(model, reader, name, tensors):
     """An image's pixel values and features, and how far torchvision's resizing is off."""
     picture = reader.image(name)
-    made = reader.processor.image_processor(images=[picture], return_tensors="pt")
+    # InternVL's processor asks for tiles, its image processor does not. Both return them without a list per image.
+    options = dict(return_tensors="pt", **(dict(crop_to_patches=True) if reader.case.whole == "internvl" else {}))
+    flat = reader.case.whole in ["internvl", "gemma3"]
+    made = reader.processor.image_processor(images=[picture], **options)
     values = made["pixel_values"]
-    tensors[f"{name}.pixel_values"] = values[0]
-    more = {"image_sizes": made["image_sizes"]} if "image_sizes" in made else {}
-    features = model.get_image_features(pixel_values=values, return_dict=True, **more).pooler_output
-    tensors[f"{name}.features"] = features[0]
-    other = reader.other(images=[picture], return_tensors="pt")["pixel_values"]
+    if "image_grid_thw" in made:
+        tensors[f"{name}.pixel_values"] = whole_image(reader.processor.image_processor, made)
+    else:
+        tensors[f"{name}.pixel_values"] = values if flat else values[0]
+    seen = {key: made[key] for key in SEEN if key in made}
+    features = model.get_image_features(return_dict=True, **seen).pooler_output
+    features = features.flatten(0, 1) if flat else features[0]
+    tensors[f"{name}.features"] = features
+    other = reader.other(images=[picture], **options)["pixel_values"]
     return {
         "width": picture.width,
         "height": picture.height,
-        "tokens": features[0].shape[0],
+        "tokens": features.shape[0],
         "torchvision_off_by": round((other - values).abs().max().item(), 6),
+        **({"tile": list(tensors[f"{name}.pixel_values"].shape[1:])} if "image_grid_thw" in made else {}),
     }
+
+
+def whole_image(kind, made):
+    """Qwen2-VL's patches, which hold an image once per frame, as an image again: (3, height, width)."""
+    _, rows, columns = made["image_grid_thw"][0].tolist()
+    merge, patch, frames = kind.merge_size, kind.patch_size, kind.temporal_patch_size
+    cells = made["pixel_values"].view(rows // merge, columns // merge, merge, merge, 3, frames, patch, patch)
+    assert cells.eq(cells[:, :, :, :, :, :1]).all()
+    return cells[:, :, :, :, :, 0].permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
 
 
 @torch.no_grad()
@@ -148,8 +191,9 @@ def chat(case, reader, turns, prompted):
     for part in (part for message in filled if images for part in message["content"]):
         if part["type"] == "image":
             part["image"] = reader.image(left.pop(0))
+    more = {"processor_kwargs": {"images_kwargs": reader.options()}} if reader.options() else {}
     made = reader.processor.apply_chat_template(
-        filled, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked, **options
+        filled, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked, **options, **more
     )
     found = {"messages": messages, "add_generation_prompt": prompted, "images": images, "text": text}
     found["ids"] = flat(made["input_ids"])

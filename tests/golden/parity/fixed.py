@@ -30,24 +30,33 @@ def drawn(name, shape, seed, tied):
     last, kind = name.rsplit(".", 2)[-2:] if "." in name else ("", name)
     if kind == "bias" or kind == "in_proj_bias":
         return 0.2 * normal
-    if "norm" in last or "layrnorm" in last:
+    if "norm" in last or "layrnorm" in last or last == "ln_q":
         return 1.0 + 0.2 * normal
-    if kind in ("class_embedding", "image_newline", "probe"):
+    if kind in ("lambda_1", "lambda_2"):
+        return 0.7 + 0.2 * normal
+    if kind == "position_embeddings":
+        return 0.5 * normal
+    if kind in ("class_embedding", "cls_token", "image_newline", "probe"):
         return normal
     if last == "position_embedding":
         return 0.5 * normal
     if last == "embed_tokens":
         return normal * (3.0 / shape[1] ** 0.5 if tied else 1.0)
     fan_in = normal[0].numel()
-    gain = {"lm_head": 3.0, "q_proj": 1.7, "k_proj": 1.7}.get(last, 1.3)
+    gain = {"lm_head": 3.0, "q_proj": 1.7, "k_proj": 1.7, "qkv": 1.7}.get(last, 1.3)
     return normal * (gain / fan_in**0.5)
 
 
 @torch.no_grad()
 def draw(model, seed, dtype, tied):
     """Fills a float32 model with numbers that `dtype` can hold."""
+    # Gemma 3 adds one to its norms, but not to those of its tower.
+    gemma = model.config.get_text_config().model_type == "gemma3_text"
     for name, parameter in model.named_parameters():
-        parameter.copy_(drawn(name, parameter.shape, seed, tied).to(dtype).float())
+        values = drawn(name, parameter.shape, seed, tied)
+        if gemma and "norm.weight" in name and "vision_tower" not in name:
+            values = values - 1.0
+        parameter.copy_(values.to(dtype).float())
 
 
 def write_json(path, value, width=1):

@@ -16,11 +16,21 @@ def targets(row):
     return sum(row["loss"][1:])
 
 
+def seen(rows, ids, images):
+    """What a model is given of the images of rows."""
+    shown = [images[row["image"]] for row in rows if row["image"]]
+    if not shown:
+        return {}
+    found = {key: torch.cat([image[key] for image in shown]) for key in shown[0] if key not in ["image_token", "kinds"]}
+    if "kinds" in shown[0]:
+        found[shown[0]["kinds"]] = (ids == shown[0]["image_token"]).int()
+    return found
+
+
 def learned(model, row, images):
     """Log-probabilities of the learned tokens of a row."""
     ids = torch.tensor([row["ids"]])
-    more = {"pixel_values": images[row["image"]]} if row["image"] else {}
-    log_probs = model(input_ids=ids, use_cache=False, **more).logits[0, :-1].log_softmax(-1)
+    log_probs = model(input_ids=ids, use_cache=False, **seen([row], ids, images)).logits[0, :-1].log_softmax(-1)
     each = log_probs.gather(1, ids[0, 1:, None])[:, 0]
     return each[torch.tensor(row["loss"][1:]) == 1]
 
@@ -122,6 +132,4 @@ def padded(rows, images):
         "attention_mask": filled(lambda row: [1] * len(row["ids"]), 0),
         "completion_mask": filled(lambda row: row["loss"], 0),
     }
-    if images:
-        batch["pixel_values"] = torch.cat([images[row["image"]] for row in rows])
-    return batch
+    return {**batch, **seen(rows, batch["input_ids"], images)}

@@ -23,7 +23,7 @@ def old_rope(text):
     rope = dict(text.pop("rope_parameters"))
     kind = rope.pop("rope_type")
     text["rope_theta"] = rope.pop("rope_theta")
-    text["rope_scaling"] = {"type": kind, **rope} if kind != "default" else None
+    text["rope_scaling"] = {"type": kind, **rope} if kind != "default" or rope else None
 
 
 def old_text(text, dtype):
@@ -38,6 +38,12 @@ def old_config(config, dtype):
     config.pop("dtype", None)
     config["torch_dtype"] = dtype
     config["transformers_version"] = "4.40.0"
+    if config["model_type"] in ["qwen2_vl", "qwen2_5_vl"]:
+        return old_qwen_vl(config, dtype)
+    if config["model_type"] == "gemma3":
+        return old_gemma3(config, dtype)
+    if config["model_type"] == "qwen3_vl":
+        return old_qwen3_vl(config, dtype)
     if "text_config" not in config:
         old_text(config, dtype)
         if config["model_type"] == "qwen2":
@@ -60,6 +66,53 @@ def old_config(config, dtype):
     return config
 
 
+def old_gemma3(config, dtype):
+    """One base of rotary positions for each kind of layer, and the distance between the layers without a window."""
+    text, vision = config["text_config"], config["vision_config"]
+    ropes = text.pop("rope_parameters")
+    whole, local = ropes["full_attention"], ropes["sliding_attention"]
+    text["rope_theta"], text["rope_local_base_freq"] = whole.pop("rope_theta"), local["rope_theta"]
+    text["rope_scaling"] = whole if whole["rope_type"] != "default" else None
+    text["sliding_window_pattern"] = text.pop("_sliding_window_pattern")
+    for key in NEW_IN_TEXT:
+        text.pop(key, None)
+    for key in USUAL_IN_VISION:
+        vision.pop(key, None)
+    text["torch_dtype"] = dtype
+    return config
+
+
+def old_qwen_vl(config, dtype):
+    """The fields of the decoder stood in the outer object."""
+    text, vision = config.pop("text_config"), config["vision_config"]
+    old_text(text, dtype)
+    if text["rope_scaling"] is None or text["rope_scaling"]["type"] == "default":
+        text["rope_scaling"]["type"] = "mrope"
+    text.pop("model_type")
+    text.update(sliding_window=32768, use_sliding_window=False, max_window_layers=28)
+    for key in ["dtype", "initializer_range", "model_type", "rope_parameters"]:
+        vision.pop(key, None)
+    vision["in_chans"] = vision.pop("in_channels")
+    vision["spatial_patch_size"] = vision["patch_size"]
+    if vision["hidden_act"] == "quick_gelu":
+        vision.pop("hidden_act")
+    return {**config, **text}
+
+
+def old_qwen3_vl(config, dtype):
+    """As transformers 4.57 wrote it: the type of the numbers stands in the decoder's fields only."""
+    text, vision = config["text_config"], config["vision_config"]
+    old_text(text, dtype)
+    text["dtype"] = text.pop("torch_dtype")
+    text["rope_scaling"]["rope_type"] = text["rope_scaling"].pop("type")
+    for key in ["dtype", "rope_parameters"]:
+        vision.pop(key, None)
+    vision["model_type"] = "qwen3_vl"
+    config.pop("torch_dtype")
+    config["transformers_version"] = "4.57.0.dev0"
+    return config
+
+
 def old_name(name):
     """The tower's inner model had a name of its own."""
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
@@ -75,6 +128,9 @@ def rewrite(case, folder):
     names = json.loads(path.read_text())
     added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
     kept = {key: names[key] for key in ["bos_token", "eos_token", "unk_token", "pad_token"] if key in names}
+    if case.whole == "gemma3":
+        kept |= {key: names[key] for key in ["boi_token", "eoi_token", "image_token"]}
+        kept["extra_special_tokens"] = {key: names[key] for key in ["boi_token", "eoi_token", "image_token"]}
     template = (folder / "chat_template.jinja").read_text("utf-8")
     (folder / "chat_template.jinja").unlink()
     tokenizer = {

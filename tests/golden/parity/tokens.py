@@ -118,16 +118,98 @@ def qwen2():
     return tokenizer, names, ["<|im_end|>", "<|endoftext|>"]
 
 
+# The names of Idefics3's processor.
+AROUND, WHOLE, UTTERANCE = "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"
+
+
+def smolvlm():
+    """Every digit is a token; the tags of tiles are special tokens."""
+    tags = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", AROUND, IMAGE, UTTERANCE, WHOLE, *tags]
+    tokenizer = byte_level(QWEN2_SPLIT, 293, specials)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    names = dict(bos_token="<|im_start|>", eos_token=UTTERANCE, unk_token="<|endoftext|>", pad_token="<|im_end|>")
+    return tokenizer, names, [UTTERANCE]
+
+
+def idefics3():
+    """As Llama 3's. The tags of tiles are not special."""
+    tokenizer, names, ends = llama3()
+    tokenizer.add_special_tokens(special([AROUND, UTTERANCE]))
+    return tokenizer, names, ends
+
+
+def internvl():
+    """As Qwen 2's, with the tokens around images."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", IMAGE, "<video>"]
+    tokenizer = byte_level(QWEN2_SPLIT, 293, specials, normalizer=normalizers.NFC())
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    names = dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return tokenizer, names, ["<|im_end|>", "<|endoftext|>"]
+
+
+# Of Qwen2-VL: an image in a text is this token between two others.
+PAD, VIDEO, START, END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
+
+
+def qwen2vl():
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", START, END, PAD, VIDEO]
+    tokenizer = byte_level(QWEN2_SPLIT, 293, specials, normalizer=normalizers.NFC())
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    names = dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return tokenizer, names, ["<|im_end|>", "<|endoftext|>"]
+
+
+# Of Gemma 3: what stands for an image in a text, what ends it, and its features.
+BOI, EOI, SOFT = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
+
+
+def gemma3():
+    """SentencePiece's BPE with bytes for what it does not know. Line breaks that follow each other are one token."""
+    base = ["<pad>", "<eos>", "<bos>", "<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    words = [word.replace(" ", "▁") for line in CORPUS[:3] for word in line.split(" ")]
+    words = ["▁" + word for word in words]
+    vocab, merges = learned(words, base + sorted(set("".join(words)) | {"\n", " "}), 330)
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_tokens([AddedToken("\n" * count, normalized=False, special=False) for count in range(1, 6)])
+    tokenizer.add_special_tokens(
+        special(["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", BOI, EOI, SOFT])
+    )
+    tokenizer.post_processor = starts_with("<bos>", 2)
+    names = dict(bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
+    return tokenizer, names, ["<eos>", "<end_of_turn>"]
+
+
+# Tokens with a role of a model, besides the image token.
+ROLES = {
+    "gemma3": dict(boi_token=BOI, eoi_token=EOI),
+    "internvl": dict(start_image_token="<img>", end_image_token="</img>", context_image_token=IMAGE, video_token="<video>")
+}
+def image(kind):
+    """The image token of a tokenizer."""
+    return {"qwen2vl": PAD, "gemma3": SOFT}.get(kind, IMAGE)
+
+
+def image_text(kind):
+    """An image in a text."""
+    return {"qwen2vl": START + PAD + END, "gemma3": BOI}.get(kind, IMAGE)
+
+
 MADE = {}
 
 
 def tokenizer(kind, template):
     """The tokenizer as transformers wraps it, and the ids that end an answer."""
     if kind not in MADE:
-        MADE[kind] = {"llama2": llama2, "llama3": llama3, "qwen2": qwen2}[kind]()
+        MADE[kind] = {"llama2": llama2, "llama3": llama3, "qwen2": qwen2, "smolvlm": smolvlm, "idefics3": idefics3, "internvl": internvl, "qwen2vl": qwen2vl, "gemma3": gemma3}[kind]()
     made, names, ends = MADE[kind]
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(made.to_str()), extra_special_tokens={"image_token": IMAGE}, **names
+        tokenizer_object=Tokenizer.from_str(made.to_str()), extra_special_tokens={"image_token": image(kind), **ROLES.get(kind, {})}, **names
     )
     wrapped.chat_template = template
     return wrapped, [made.token_to_id(end) for end in ends]

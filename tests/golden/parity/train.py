@@ -2,6 +2,7 @@
 file.
 
     python tests/golden/parity/train.py          # writes tests/golden/train, which is committed
+    python tests/golden/parity/train.py FOLDER [CASE...]
 """
 
 import math
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import fixed
 import checkpoint
+import expect
 import losses
 import pictures
 import templates
 import tokens
 import torch
-from cases import Case, eyes, text
+from cases import Case, eyes, gemma, halves, interleaved, pixels, qwen3_eyes, qwen_eyes, rope, text
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -67,6 +69,107 @@ CASES = [
     ),
 ]
 
+# Families whose own parts are new: only the runs of `brief`.
+BRIEF = [
+    Case(
+        "smolvlm",
+        "llama",
+        text(16, 4, 2, 24, positions=128, vocab=322),
+        "smolvlm",
+        "smolvlm",
+        dtype="f32",
+        whole="smolvlm",
+        vision="smolvlm",
+        eyes=eyes(12, 2, 16, 2, 20, 5),
+        joint=dict(scale_factor=2),
+        pixels="smolvlm",
+        cut=dict(do_image_splitting=False),
+        pictures=("wide", "tall", "square"),
+    ),
+    Case(
+        "internvl",
+        "qwen2",
+        text(16, 4, 2, 24, positions=128, vocab=322, tie_word_embeddings=True),
+        "internvl",
+        "internvl",
+        dtype="f32",
+        whole="internvl",
+        vision="internvl",
+        eyes=eyes(12, 2, 16, 2, 20, 5, attention_bias=True),
+        joint=dict(image_seq_length=4),
+        pixels="internvl",
+        pictures=("wide", "tall", "square"),
+    ),
+]
+BRIEF += [
+    Case(
+        "qwen2-vl",
+        "",
+        text(16, 2, 1, 24, positions=128, vocab=307, rope_parameters=rope("default", 1e6, mrope_section=[1, 1, 2])),
+        "qwen2vl",
+        "qwen2-vl",
+        dtype="f32",
+        whole="qwen2_vl",
+        eyes=qwen_eyes(4, depth=2, embed_dim=12, hidden_size=16, num_heads=3, mlp_ratio=2),
+        cut=pixels(256, 768),
+        pictures=("wide", "tall", "square"),
+    ),
+    Case(
+        "qwen2.5-vl",
+        "",
+        text(16, 2, 1, 24, positions=128, vocab=307, rope_parameters=rope("default", 1e6, mrope_section=[2, 1, 1])),
+        "qwen2vl",
+        "qwen2-vl",
+        dtype="f32",
+        whole="qwen2_5_vl",
+        eyes=qwen_eyes(
+            4,
+            depth=2,
+            hidden_size=12,
+            out_hidden_size=16,
+            intermediate_size=16,
+            num_heads=3,
+            window_size=16,
+            fullatt_block_indexes=[1],
+        ),
+        cut=pixels(256, 768),
+        pictures=("wide", "tall", "square"),
+    ),
+]
+BRIEF += [
+    Case(
+        "gemma3",
+        "gemma3",
+        text(16, 2, 1, 24, positions=128, vocab=341, query_pre_attn_scalar=10, **gemma(8, window=6, every=2, scaling=2.0)),
+        "gemma3",
+        "gemma3",
+        dtype="f32",
+        whole="gemma3",
+        vision="siglip",
+        eyes=eyes(12, 2, 16, 2, 20, 5, vision_use_head=False),
+        joint=dict(mm_tokens_per_image=4),
+        pixels="gemma3",
+        pictures=("wide", "tall", "square"),
+    ),
+    Case(
+        "qwen3-vl",
+        "",
+        text(16, 2, 1, 24, positions=128, vocab=307, head_dim=8, rope_parameters=interleaved(5e6, 2, 1, 1)),
+        "qwen2vl",
+        "qwen3-vl",
+        dtype="f32",
+        whole="qwen3_vl",
+        eyes=qwen3_eyes(4, 12, 3, 16, 25, [0, 1], depth=2),
+        joint=dict(tie_word_embeddings=True),
+        cut=halves(256, 768),
+        pictures=("wide", "tall", "square"),
+    ),
+]
+# Features of an image.
+FEATURES = {"smolvlm": 4, "internvl": 4, "gemma3": 4}
+# The input that says which tokens are images, for the models that need it.
+KINDS = {"gemma3": "token_type_ids", **dict.fromkeys(checkpoint.QWEN, "mm_token_type_ids")}
+
 
 def rates(settings, steps):
     """Learning rates by step, as shares of the highest. The decay is that of transformers. Its warm-up begins at 0; here it is
@@ -83,27 +186,27 @@ def rates(settings, steps):
     return found
 
 
-def row(chance, case, image, image_token, prompt=None):
+def row(chance, counts, image, image_token, prompt=None):
     """Token ids, which of them are learned, and the picture."""
     if prompt is None:
-        prompt = [1] + [image_token] * 16 * (image is not None)
+        prompt = [1] + [image_token] * (counts[image] if image else 0)
         prompt += [chance.randrange(3, 290) for _ in range(chance.randint(2, 9))]
     answer = [chance.randrange(3, 290) for _ in range(chance.randint(3, 17))]
     return {"ids": prompt + answer, "loss": [0] * len(prompt) + [1] * len(answer), "image": image}
 
 
-def data(case, image_token):
+def data(case, image_token, counts):
     """Rows, every third of which has no picture, and pairs of rows with a common prompt."""
     chance = random.Random(case.name)
     rows, pairs = [], []
     for index in range(24):
         image = case.pictures[index % 3] if case.whole and index % 3 else None
-        rows.append(row(chance, case, image, image_token))
+        rows.append(row(chance, counts, image, image_token))
     for index in range(16):
         image = case.pictures[index % 3] if case.whole else None
-        chosen = row(chance, case, image, image_token)
+        chosen = row(chance, counts, image, image_token)
         prompt = chosen["ids"][: chosen["loss"].index(1)]
-        pairs.append({"chosen": chosen, "rejected": row(chance, case, image, image_token, prompt)})
+        pairs.append({"chosen": chosen, "rejected": row(chance, counts, image, image_token, prompt)})
     return {"rows": rows, "pairs": pairs}
 
 
@@ -298,22 +401,39 @@ def keep(model, folder):
     path.write_text(fixed.json.dumps(config, indent=2) + "\n")
 
 
-def make(case, folder, images):
+def make(case, folder, images, brief):
     tokenizer, ends = tokens.tokenizer(case.tokenizer, templates.TEMPLATES[case.template])
     model = checkpoint.model(case, tokenizer, ends)
     processor = tokenizer if case.whole is None else checkpoint.processor(case, model.config, tokenizer)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    fixed.draw(model, 1, torch.float32, model.config.get_text_config().tie_word_embeddings)
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", model.config.tie_word_embeddings)
+    fixed.draw(model, 1, torch.float32, tied)
     checkpoint.save(case, model, processor, ends, folder)
-    made = data(case, tokenizer.convert_tokens_to_ids(tokens.IMAGE))
-    fixed.write_json(folder / "data.json", made, width=2)
-    values = {}
+    image_token = tokenizer.convert_tokens_to_ids(tokens.image(case.tokenizer))
+    values, counts = {}, {}
     if case.whole:
-        pixels = checkpoint.image_processor(case)
-        values = {name: pixels(pictures.picture(name), return_tensors="pt")["pixel_values"] for name in case.pictures}
-        fixed.write_tensors(folder / "pixel_values.safetensors", {name: value[0] for name, value in values.items()})
+        kind = checkpoint.image_processor(case)
+        values = {name: dict(kind(pictures.picture(name), return_tensors="pt")) for name in case.pictures}
+        written = {}
+        for name, value in values.items():
+            if "image_grid_thw" in value:
+                counts[name] = value["image_grid_thw"].prod().item() // kind.merge_size**2
+                written[name] = expect.whole_image(kind, value)
+            else:
+                counts[name] = FEATURES.get(case.whole, 16)
+                written[name] = value["pixel_values"].reshape(value["pixel_values"].shape[-3:])
+                values[name] = {"pixel_values": value["pixel_values"]}
+            if case.whole in KINDS:
+                values[name].update(image_token=image_token, kinds=KINDS[case.whole])
+        fixed.write_tensors(folder / "pixel_values.safetensors", written)
+    made = data(case, image_token, counts)
+    fixed.write_json(folder / "data.json", made, width=2)
     sft(case, folder, made["rows"], values)
+    if brief:
+        dpo(case, folder, made["pairs"], values, losses.VARIANTS[0])
+        lora(case, folder, "lora-all", made["rows"], values)
+        return
     for variant in losses.VARIANTS:
         dpo(case, folder, made["pairs"], values, variant)
     incomplete(case, folder, made["rows"], values)
@@ -328,8 +448,9 @@ def make(case, folder, images):
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "train"
     pictures.write(folder / "images")
-    for case in CASES:
-        make(case, folder / case.name, folder / "images")
+    for case in CASES + BRIEF:
+        if not sys.argv[2:] or case.name in sys.argv[2:]:
+            make(case, folder / case.name, folder / "images", case in BRIEF)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ fn job(folder: &std::path::Path) -> Job {
         config: json!({ "folder": folder, "name": "a", "word": "x", "from": ["b@x=1"] }),
         inputs: BTreeMap::from([("from.0".to_string(), input)]),
         images: BTreeMap::from([(Hash::of_bytes(b""), path("images"))]),
+        bases: BTreeMap::from([(Hash::of_bytes(b""), path("base"))]),
         out: path("out"),
         scratch: path("scratch"),
         seed: 7,

@@ -10,6 +10,16 @@
 #define TILE 16
 #define PER_WARP 4
 
+// The keys of a query: from x to y, y excluded.
+struct Keys {
+    int x, y;
+};
+
+// Whether a query attends to a key of its row: within its range or, without ranges, all or those up to itself.
+__device__ __forceinline__ bool attends(const Keys *ranges, int causal, int query, int key) {
+    return ranges ? ranges[query].x <= key && key < ranges[query].y : !causal || key <= query;
+}
+
 // A tile: the start and the length of its row in tokens, and its first position in the row.
 struct Tile {
     int start, length, first;
@@ -55,12 +65,15 @@ __device__ __forceinline__ void add_weighted(
 
 template <int WIDTHS>
 __device__ __forceinline__ void attention_forward(
-    const T *q, const T *k, const T *v, T *out, float *lse, const Tile *tiles, int heads, int group, int width, int causal, float factor
+    const T *q, const T *k, const T *v, T *out, float *lse, const Tile *tiles, int heads, int group, int width, int causal, float factor,
+    const Keys *ranges
 ) {
     extern __shared__ float shared[];
     const int stride = width | 1, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int head = blockIdx.y, kv_head = head / group, kv_heads = heads / group;
     const Tile tile = tiles[blockIdx.x];
+    // Of this row.
+    if (ranges) ranges += tile.start;
     const size_t query_width = (size_t)heads * width, key_width = (size_t)kv_heads * width;
     q += tile.start * query_width + head * width, out += tile.start * query_width + head * width;
     k += tile.start * key_width + kv_head * width, v += tile.start * key_width + kv_head * width;
@@ -72,8 +85,11 @@ __device__ __forceinline__ void attention_forward(
         for (int c = 0; c < WIDTHS; c++) sums[r][c] = 0;
     }
     const int first = tile.first + warp * PER_WARP;
-    const int end = causal ? min(tile.length, tile.first + TILE) : tile.length;
-    for (int start = 0; start < end; start += WARP) {
+    // Ranges begin and end in the order of the queries.
+    const int last = min(tile.length, tile.first + TILE) - 1;
+    const int begin = ranges ? ranges[tile.first].x / WARP * WARP : 0;
+    const int end = ranges ? ranges[last].y : causal ? last + 1 : tile.length;
+    for (int start = begin; start < end; start += WARP) {
         __syncthreads();
         load_rows(keys, k, start, tile.length, WARP, width, stride, key_width);
         load_rows(values, v, start, tile.length, WARP, width, stride, key_width);
@@ -81,7 +97,7 @@ __device__ __forceinline__ void attention_forward(
         float score[PER_WARP];
         products(queries, keys, width, stride, score);
         for (int r = 0; r < PER_WARP; r++) {
-            const bool seen = start + lane < tile.length && (!causal || start + lane <= first + r);
+            const bool seen = start + lane < tile.length && first + r <= last && attends(ranges, causal, first + r, start + lane);
             const float s = seen ? score[r] * factor : -INFINITE;
             const float most = fmaxf(largest[r], warp_max(s));
             // Without any position so far, both are minus infinity.
@@ -109,12 +125,14 @@ __device__ __forceinline__ void attention_forward(
 template <int WIDTHS>
 __device__ __forceinline__ void attention_backward_queries(
     const T *q, const T *k, const T *v, const T *out, const float *lse, const T *dout, T *dq, float *delta, const Tile *tiles,
-    int heads, int group, int width, int causal, float factor
+    int heads, int group, int width, int causal, float factor, const Keys *ranges
 ) {
     extern __shared__ float shared[];
     const int stride = width | 1, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int head = blockIdx.y, kv_head = head / group, kv_heads = heads / group;
     const Tile tile = tiles[blockIdx.x];
+    // Of this row.
+    if (ranges) ranges += tile.start;
     const size_t query_width = (size_t)heads * width, key_width = (size_t)kv_heads * width;
     const size_t at = tile.start * query_width + head * width;
     q += at, out += at, dout += at, dq += at;
@@ -139,8 +157,11 @@ __device__ __forceinline__ void attention_backward_queries(
         denominator[r] = position < tile.length ? lse[index] : 0;
         if (position < tile.length && lane == 0) delta[index] = along[r];
     }
-    const int end = causal ? min(tile.length, tile.first + TILE) : tile.length;
-    for (int start = 0; start < end; start += WARP) {
+    // Ranges begin and end in the order of the queries.
+    const int last = min(tile.length, tile.first + TILE) - 1;
+    const int begin = ranges ? ranges[tile.first].x / WARP * WARP : 0;
+    const int end = ranges ? ranges[last].y : causal ? last + 1 : tile.length;
+    for (int start = begin; start < end; start += WARP) {
         __syncthreads();
         load_rows(keys, k, start, tile.length, WARP, width, stride, key_width);
         load_rows(values, v, start, tile.length, WARP, width, stride, key_width);
@@ -149,7 +170,7 @@ __device__ __forceinline__ void attention_backward_queries(
         products(queries, keys, width, stride, score);
         products(gradients, values, width, stride, slope);
         for (int r = 0; r < PER_WARP; r++) {
-            const bool seen = first + r < tile.length && start + lane < tile.length && (!causal || start + lane <= first + r);
+            const bool seen = first + r <= last && start + lane < tile.length && attends(ranges, causal, first + r, start + lane);
             slope[r] = seen ? expf(score[r] * factor - denominator[r]) * (slope[r] - along[r]) * factor : 0;
         }
         add_weighted<WIDTHS>(sums, slope, keys, width, stride);
@@ -168,12 +189,14 @@ __device__ __forceinline__ void attention_backward_queries(
 template <int WIDTHS>
 __device__ __forceinline__ void attention_backward_keys(
     const T *q, const T *k, const T *v, const float *lse, const T *dout, const float *delta, T *dk, T *dv, const Tile *tiles,
-    int heads, int group, int width, int causal, float factor
+    int heads, int group, int width, int causal, float factor, const Keys *ranges
 ) {
     extern __shared__ float shared[];
     const int stride = width | 1, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int kv_head = blockIdx.y, kv_heads = heads / group;
     const Tile tile = tiles[blockIdx.x];
+    // Of this row.
+    if (ranges) ranges += tile.start;
     const size_t query_width = (size_t)heads * width, key_width = (size_t)kv_heads * width;
     const size_t at = tile.start * key_width + kv_head * width;
     k += at, v += at, dk += at, dv += at;
@@ -188,7 +211,9 @@ __device__ __forceinline__ void attention_backward_keys(
     }
     for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
         const size_t column = tile.start * query_width + head * width;
-        for (int start = causal ? tile.first / WARP * WARP : 0; start < tile.length; start += WARP) {
+        for (int start = causal && !ranges ? tile.first / WARP * WARP : 0; start < tile.length; start += WARP) {
+            if (ranges && ranges[min(start + WARP, tile.length) - 1].y <= tile.first) continue;
+            if (ranges && ranges[start].x >= tile.first + TILE) break;
             __syncthreads();
             load_rows(queries, q + column, start, tile.length, WARP, width, stride, query_width);
             load_rows(gradients, dout + column, start, tile.length, WARP, width, stride, query_width);
@@ -200,7 +225,7 @@ __device__ __forceinline__ void attention_backward_keys(
             products(keys, queries, width, stride, weight);
             products(values, gradients, width, stride, slope);
             for (int r = 0; r < PER_WARP; r++) {
-                const bool seen = inside && first + r < tile.length && (!causal || first + r <= start + lane);
+                const bool seen = inside && first + r < tile.length && attends(ranges, causal, start + lane, first + r);
                 weight[r] = seen ? expf(weight[r] * factor - denominator) : 0;
                 slope[r] = weight[r] * (slope[r] - along) * factor;
             }
@@ -223,21 +248,21 @@ __device__ __forceinline__ void attention_backward_keys(
 #define ATTENTION(WIDTHS) \
     KERNEL __launch_bounds__(128) attention_forward_##WIDTHS( \
         const T *q, const T *k, const T *v, T *out, float *lse, const Tile *tiles, int heads, int group, int width, int causal, \
-        float factor \
+        float factor, const Keys *ranges \
     ) { \
-        attention_forward<WIDTHS>(q, k, v, out, lse, tiles, heads, group, width, causal, factor); \
+        attention_forward<WIDTHS>(q, k, v, out, lse, tiles, heads, group, width, causal, factor, ranges); \
     } \
     KERNEL attention_backward_queries_##WIDTHS( \
         const T *q, const T *k, const T *v, const T *out, const float *lse, const T *dout, T *dq, float *delta, const Tile *tiles, \
-        int heads, int group, int width, int causal, float factor \
+        int heads, int group, int width, int causal, float factor, const Keys *ranges \
     ) { \
-        attention_backward_queries<WIDTHS>(q, k, v, out, lse, dout, dq, delta, tiles, heads, group, width, causal, factor); \
+        attention_backward_queries<WIDTHS>(q, k, v, out, lse, dout, dq, delta, tiles, heads, group, width, causal, factor, ranges); \
     } \
     KERNEL __launch_bounds__(128) attention_backward_keys_##WIDTHS( \
         const T *q, const T *k, const T *v, const float *lse, const T *dout, const float *delta, T *dk, T *dv, const Tile *tiles, \
-        int heads, int group, int width, int causal, float factor \
+        int heads, int group, int width, int causal, float factor, const Keys *ranges \
     ) { \
-        attention_backward_keys<WIDTHS>(q, k, v, lse, dout, delta, dk, dv, tiles, heads, group, width, causal, factor); \
+        attention_backward_keys<WIDTHS>(q, k, v, lse, dout, delta, dk, dv, tiles, heads, group, width, causal, factor, ranges); \
     }
 
 ATTENTION(1)

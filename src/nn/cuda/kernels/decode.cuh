@@ -15,28 +15,29 @@ struct CachedSequence {
 #define DECODE_WARPS 8
 
 // Queries (sequences, heads width) -> (sequences, heads width). A block has a query head of a sequence, and a warp every
-// eighth group of 32 positions; each lane scores one position.
+// eighth group of 32 positions; each lane scores one position. With a window, only the last positions count.
 template <int WIDTHS>
 __device__ __forceinline__ void decode_attention(
-    const T *q, const T *cache_k, const T *cache_v, const CachedSequence *sequences, T *out, int heads, int group, int width, float factor
+    const T *q, const T *cache_k, const T *cache_v, const CachedSequence *sequences, T *out, int heads, int group, int width, float factor,
+    int window
 ) {
     __shared__ float query[WIDTHS * WARP], tops[DECODE_WARPS], totals[DECODE_WARPS], parts[DECODE_WARPS][WIDTHS * WARP];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int head = blockIdx.y, kv_head = head / group;
     const size_t row = (size_t)(heads / group) * width;
     const CachedSequence sequence = sequences[blockIdx.x];
-    const int length = sequence.prompt_length + sequence.own_length;
+    const int length = sequence.prompt_length + sequence.own_length, first = window ? max(0, length - window) : 0;
     const size_t token = ((size_t)blockIdx.x * heads + head) * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) query[i] = to_float(q[token + i]) * factor;
     __syncthreads();
     float largest = -INFINITE, total = 0, sums[WIDTHS];
     for (int c = 0; c < WIDTHS; c++) sums[c] = 0;
-    for (int start = warp * WARP; start < length; start += DECODE_WARPS * WARP) {
+    for (int start = first / WARP * WARP + warp * WARP; start < length; start += DECODE_WARPS * WARP) {
         const int position = start + lane;
-        const bool inside = position < length;
+        const bool inside = position >= first && position < length;
         const int at = position < sequence.prompt_length ? sequence.prompt + position
                                                          : sequence.own + position - sequence.prompt_length;
-        const size_t place = inside ? at * row + (size_t)kv_head * width : 0;
+        const size_t place = position < length ? at * row + (size_t)kv_head * width : 0;
         float score = 0;
         if (inside) {
             if (width % 4 == 0) {
@@ -83,9 +84,9 @@ __device__ __forceinline__ void decode_attention(
 #define DECODE(WIDTHS) \
     KERNEL decode_attention_##WIDTHS( \
         const T *q, const T *cache_k, const T *cache_v, const CachedSequence *sequences, T *out, int heads, int group, int width, \
-        float factor \
+        float factor, int window \
     ) { \
-        decode_attention<WIDTHS>(q, cache_k, cache_v, sequences, out, heads, group, width, factor); \
+        decode_attention<WIDTHS>(q, cache_k, cache_v, sequences, out, heads, group, width, factor, window); \
     }
 
 DECODE(1)

@@ -101,6 +101,19 @@ __device__ __forceinline__ float activation_slope(int kind, float x) {
     return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.79788456f * (1 + 3 * 0.044715f * x * x);
 }
 
+// gelu(gate) * up with the tanh approximation (Shazeer 2020).
+KERNEL geglu_forward(const T *gate, const T *up, T *y, long long count) {
+    for EACH (i, count) y[i] = from_float<T>(activation(GELU_TANH, to_float(gate[i])) * to_float(up[i]));
+}
+
+KERNEL geglu_backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, long long count) {
+    for EACH (i, count) {
+        const float g = to_float(gate[i]), d = to_float(dy[i]);
+        dgate[i] = from_float<T>(d * to_float(up[i]) * activation_slope(GELU_TANH, g));
+        dup[i] = from_float<T>(d * activation(GELU_TANH, g));
+    }
+}
+
 KERNEL activate_forward(const T *x, T *y, long long count, int kind) {
     for EACH (i, count) y[i] = from_float<T>(activation(kind, to_float(x[i])));
 }
@@ -109,13 +122,22 @@ KERNEL activate_backward(const T *x, const T *dy, T *dx, long long count, int ki
     for EACH (i, count) dx[i] = from_float<T>(to_float(dy[i]) * activation_slope(kind, to_float(x[i])));
 }
 
+// Every row times a vector.
+KERNEL scale_columns(const T *x, const float *scale, T *y, long long count, int width) {
+    for EACH (i, count) y[i] = from_float<T>(to_float(x[i]) * scale[i % width]);
+}
+
 // Sums over rows in two kernels. The first: block (x, y) sums rows y, y + gridDim.y, ... of 32 columns -> (gridDim.y, width).
-KERNEL column_sums(const T *x, float *partial, int rows, int width) {
+// With `factors`, each number is multiplied by one of them.
+KERNEL column_sums(const T *x, const T *factors, float *partial, int rows, int width) {
     __shared__ float sums[8][WARP + 1];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = blockIdx.x * WARP + lane;
     float sum = 0;
     if (column < width) {
-        for (int row = blockIdx.y * 8 + warp; row < rows; row += gridDim.y * 8) sum += to_float(x[(size_t)row * width + column]);
+        for (int row = blockIdx.y * 8 + warp; row < rows; row += gridDim.y * 8) {
+            const size_t at = (size_t)row * width + column;
+            sum += factors ? to_float(x[at]) * to_float(factors[at]) : to_float(x[at]);
+        }
     }
     sums[warp][lane] = sum;
     __syncthreads();

@@ -3,42 +3,94 @@
 #pragma once
 #include "common.cuh"
 
-// For each position the row of a table (source >= 0), the newline (-1) or the feature row -2 - source. Position i has source i or, with
+// For each position `scale` times the row of a table (source >= 0), the newline (-1) or the feature row -2 - source. Position i has source i or, with
 // `at`, source at[i]. A block has a position.
 KERNEL embed(
-    const T *table, const T *features, const float *newline, const int *sources, const int *at, float *y, int width
+    const T *table, const T *features, const float *newline, const int *sources, const int *at, float *y, float scale, int width
 ) {
     const int source = sources[at ? at[blockIdx.x] : blockIdx.x];
     y += (size_t)blockIdx.x * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        y[i] = source >= 0 ? to_float(table[(size_t)source * width + i])
+        y[i] = source >= 0 ? to_float(table[(size_t)source * width + i]) * scale
             : source == -1 ? newline[i]
                            : to_float(features[(size_t)(-2 - source) * width + i]);
     }
 }
 
-// For each segment the sum of some rows of dy, in order, added to a row of `y` or stored in it. `ends` has the end of each
-// segment in `positions`.
+// For each segment `factor` times the sum of some rows of dy, in order, added to a row of `y` or stored in it. `ends` has the end of
+// each segment in `positions`.
 template <class Y>
 __device__ __forceinline__ void sum_segments(
-    const float *dy, const int *positions, const int *ends, const int *rows, Y *y, int width, int accumulate
+    const float *dy, const int *positions, const int *ends, const int *rows, Y *y, int width, int accumulate, float factor
 ) {
     const int segment = blockIdx.x, start = segment ? ends[segment - 1] : 0, end = ends[segment];
     y += (size_t)rows[segment] * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = accumulate ? to_float(y[i]) : 0;
-        for (int at = start; at < end; at++) sum += dy[(size_t)positions[at] * width + i];
+        for (int at = start; at < end; at++) sum += dy[(size_t)positions[at] * width + i] * factor;
         y[i] = from_float<Y>(sum);
     }
 }
 
 // Into gradients of weights, and of image features.
-KERNEL add_segments(const float *dy, const int *positions, const int *ends, const int *rows, float *y, int width, int accumulate) {
-    sum_segments(dy, positions, ends, rows, y, width, accumulate);
+KERNEL add_segments(
+    const float *dy, const int *positions, const int *ends, const int *rows, float *y, int width, int accumulate, float factor
+) {
+    sum_segments(dy, positions, ends, rows, y, width, accumulate, factor);
 }
 
-KERNEL add_segments_inner(const float *dy, const int *positions, const int *ends, const int *rows, T *y, int width, int accumulate) {
-    sum_segments(dy, positions, ends, rows, y, width, accumulate);
+KERNEL add_segments_inner(
+    const float *dy, const int *positions, const int *ends, const int *rows, T *y, int width, int accumulate, float factor
+) {
+    sum_segments(dy, positions, ends, rows, y, width, accumulate, factor);
+}
+
+// y[i] is `factor` times the sum of rows i count, ..., (i + 1) count - 1 of x. A block has a row of y.
+KERNEL sum_consecutive_rows(const T *x, T *y, int count, float factor, int width) {
+    x += (size_t)blockIdx.x * count * width, y += (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = 0;
+        for (int row = 0; row < count; row++) sum += to_float(x[(size_t)row * width + i]);
+        y[i] = from_float<T>(sum * factor);
+    }
+}
+
+// Its gradient: row i is `factor` times row i / count of dy. A block has a row of dx.
+KERNEL repeat_rows(const T *dy, T *dx, int count, float factor, int width) {
+    dy += (size_t)(blockIdx.x / count) * width, dx += (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) dx[i] = from_float<T>(to_float(dy[i]) * factor);
+}
+
+// y = x and, for a position with a source, the feature row at[position]. A block has a position.
+KERNEL add_features(const float *x, const T *features, const int *at, float *y, int width) {
+    const int row = at[blockIdx.x];
+    x += (size_t)blockIdx.x * width, y += (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        y[i] = row < 0 ? x[i] : x[i] + to_float(features[(size_t)row * width + i]);
+    }
+}
+
+// y[i] is the sum of four rows of a table, each times a weight. A block has a row of y.
+KERNEL embedding_bag(const T *table, const int *rows, const float *weights, float *y, int width) {
+    rows += 4 * blockIdx.x, weights += 4 * blockIdx.x, y += (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = 0;
+        for (int j = 0; j < 4; j++) sum += to_float(table[(size_t)rows[j] * width + i]) * weights[j];
+        y[i] = sum;
+    }
+}
+
+// The gradient of `embedding_bag`: to row rows[segment] of y adds the sum of some rows of dy, each times a weight, in order.
+KERNEL add_weighted_segments(
+    const float *dy, const int *positions, const float *weights, const int *ends, const int *rows, float *y, int width
+) {
+    const int segment = blockIdx.x, start = segment ? ends[segment - 1] : 0, end = ends[segment];
+    y += (size_t)rows[segment] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = y[i];
+        for (int at = start; at < end; at++) sum += dy[(size_t)positions[at] * width + i] * weights[at];
+        y[i] = sum;
+    }
 }
 
 #define SELECT(NAME, X) \

@@ -11,8 +11,8 @@ use super::memory::{Buffer, Part};
 use super::state::CudaOps;
 use super::tensor::{CudaTensor, Kind};
 use crate::Precision;
-use crate::kernels::attention::Heads;
-use crate::kernels::rope::RopeTable;
+use crate::kernels::attention::{Heads, KeyRanges};
+use crate::kernels::rope::{RopeTable, Rotations};
 
 /// Positions of a tile, as in `attention.cuh` and `attention_bf16.cuh`.
 const TILE: usize = 16;
@@ -32,8 +32,8 @@ pub(crate) struct AttentionPlan {
 enum Over {
     /// The tokens of the same row.
     Rows(Tiles),
-    /// The cache: one `CachedSequence` of `decode.cuh` per token.
-    Caches(Part),
+    /// The cache: one `CachedSequence` of `decode.cuh` per token. Or the last positions of a window, 0 without one.
+    Caches(Part, usize),
 }
 
 /// Rotations, and the position of every token.
@@ -48,6 +48,8 @@ struct Rope {
 struct Tiles {
     buffer: Rc<Buffer>,
     count: usize,
+    /// The first key of each token and the end of its keys, as `Keys` of `attention.cuh`.
+    keys: Option<Rc<Buffer>>,
 }
 
 impl AttentionPlan {
@@ -56,31 +58,41 @@ impl AttentionPlan {
         gpu: &Gpu,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<AttentionPlan> {
-        let size = if is_wide(gpu, heads) { WIDE_TILE } else { TILE };
+        let size = if is_wide(gpu, heads) && keys.is_none() { WIDE_TILE } else { TILE };
         let mut tiles: Vec<[i32; 3]> = Vec::new();
         for row in rows {
             let (start, length) = (row.start as i32, row.len() as i32);
             tiles.extend((0..row.len()).step_by(size).map(|first| [start, length, first as i32]));
         }
-        let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
-        let rope = rope.map(|table| Rope::new(gpu, table, gpu.upload(&positions)?)).transpose()?;
-        let over = Over::Rows(Tiles { buffer: gpu.upload(&tiles)?, count: tiles.len() });
+        let rope = rope.map(|rope| Rope::new(gpu, rope.table(), gpu.upload(&positions(rows, rope))?)).transpose()?;
+        let bounds =
+            |keys: &KeyRanges| keys.iter().map(|range| [range.start as i32, range.end as i32]).collect::<Vec<_>>();
+        let keys = keys.map(|keys| gpu.upload(&bounds(keys))).transpose()?;
+        let over = Over::Rows(Tiles { buffer: gpu.upload(&tiles)?, count: tiles.len(), keys });
         Ok(AttentionPlan { heads, rope, over })
     }
 
     /// Attention of one token per sequence: `positions` are those of the tokens (an `int` each), `sequences` their places in the cache
-    /// with the token as the last one (a `CachedSequence` each).
+    /// with the token as the last one (a `CachedSequence` each). `window`: how many of the last positions are attended to.
     pub(super) fn step(
         gpu: &Gpu,
         heads: Heads,
         table: &Arc<RopeTable>,
         positions: Part,
         sequences: Part,
+        window: Option<usize>,
     ) -> Result<AttentionPlan> {
-        Ok(AttentionPlan { heads, rope: Some(Rope::new(gpu, table, positions)?), over: Over::Caches(sequences) })
+        let over = Over::Caches(sequences, window.unwrap_or(0));
+        Ok(AttentionPlan { heads, rope: Some(Rope::new(gpu, table, positions)?), over })
     }
+}
+
+/// The position of every token in the table of its rotation.
+fn positions(rows: &[Range<usize>], rope: &Rotations) -> Vec<i32> {
+    rows.iter().flat_map(|row| (0..row.len()).map(|at| rope.position(row.start, at) as i32)).collect()
 }
 
 impl Rope {
@@ -119,12 +131,12 @@ pub(super) fn attend(
     let shape = shape(heads);
     let tiles = match &plan.over {
         Over::Rows(tiles) => tiles.clone(),
-        Over::Caches(sequences) => {
+        Over::Caches(sequences, window) => {
             let Some(cache) = cache else { panic!("BUG: a decoding step without a cache") };
             let (keys, values) = (cache.keys(layer), cache.values(layer));
             let inputs: [Arg; 5] = [(&q).into(), keys.into(), values.into(), sequences.into(), (&out).into()];
             let [heads_argument, group, width, _, factor] = shape;
-            let arguments = [&inputs[..], &[heads_argument, group, width, factor]].concat();
+            let arguments = [&inputs[..], &[heads_argument, group, width, factor, (*window).into()]].concat();
             let kernel = by_width(heads.width, DECODE)?;
             gpu.launch(kernel, [n, heads.heads], DECODE_THREADS, 0, &arguments)?;
             return Ok(ops.tensor(Kind::Inner, out, n, heads.query()));
@@ -133,8 +145,10 @@ pub(super) fn attend(
     let lse = if ops.grad_enabled { Some(gpu.allocate(n * heads.heads * size_of::<f32>())?) } else { None };
     let inputs: [Arg; 6] =
         [(&q).into(), (&k).into(), (&v).into(), (&out).into(), lse.as_ref().into(), (&tiles.buffer).into()];
-    let kernels = kernels(&gpu, heads)?;
-    let arguments = [&inputs[..], &shape].concat();
+    let kernels = kernels(&gpu, heads, tiles.keys.is_some())?;
+    // Those for tensor cores have no ranges of keys.
+    let ranges = if kernels.wide { Vec::new() } else { vec![tiles.keys.as_ref().into()] };
+    let arguments = [&inputs[..], &shape, &ranges].concat();
     let (kernel, shared) = kernels.forward;
     gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared, &arguments)?;
     let y = ops.tensor(Kind::Inner, out.clone(), n, heads.query());
@@ -154,12 +168,13 @@ pub(super) fn attend(
         let common: [Arg; 3] = [(&q).into(), (&k).into(), (&v).into()];
         let of_queries: [Arg; 6] =
             [(&out).into(), (&lse).into(), (&dout).into(), (&to_q).into(), (&delta).into(), (&tiles.buffer).into()];
-        let arguments = [&common[..], &of_queries, &shape].concat();
+        let ranges = if kernels.wide { Vec::new() } else { vec![tiles.keys.as_ref().into()] };
+        let arguments = [&common[..], &of_queries, &shape, &ranges].concat();
         let (kernel, shared) = kernels.backward_queries;
         gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared, &arguments)?;
         let of_keys: [Arg; 6] =
             [(&lse).into(), (&dout).into(), (&delta).into(), (&to_k).into(), (&to_v).into(), (&tiles.buffer).into()];
-        let arguments = [&common[..], &of_keys, &shape].concat();
+        let arguments = [&common[..], &of_keys, &shape, &ranges].concat();
         let (kernel, shared) = kernels.backward_keys;
         gpu.launch(kernel, [tiles.count, heads.kv_heads], THREADS, shared, &arguments)?;
         if rope.is_some() {
@@ -200,8 +215,7 @@ fn rotate(
 
 /// Heads, query heads per key head, width, whether causal, and the factor of the scores.
 fn shape(heads: Heads) -> [Arg; 5] {
-    let Heads { heads: count, kv_heads, width, causal } = heads;
-    let factor = 1.0 / (width as f32).sqrt();
+    let Heads { heads: count, kv_heads, width, causal, factor } = heads;
     [count.into(), (count / kv_heads).into(), width.into(), causal.into(), factor.into()]
 }
 
@@ -211,6 +225,8 @@ struct Kernels {
     forward: (&'static str, usize),
     backward_queries: (&'static str, usize),
     backward_keys: (&'static str, usize),
+    /// Whether they use tensor cores.
+    wide: bool,
 }
 
 /// Whether the kernels for tensor cores compute these heads.
@@ -218,14 +234,17 @@ fn is_wide(gpu: &Gpu, heads: Heads) -> bool {
     gpu.precision() == Precision::Bf16 && wide_names(heads.width).is_some()
 }
 
-fn kernels(gpu: &Gpu, heads: Heads) -> Result<Kernels> {
-    if let Some([forward, backward_queries, backward_keys]) = wide_names(heads.width).filter(|_| is_wide(gpu, heads)) {
+/// `ranges`: the keys of each token are limited.
+fn kernels(gpu: &Gpu, heads: Heads, ranges: bool) -> Result<Kernels> {
+    let wide = wide_names(heads.width).filter(|_| is_wide(gpu, heads) && !ranges);
+    if let Some([forward, backward_queries, backward_keys]) = wide {
         // Rows of bf16, with a gap that spreads them over the banks of shared memory.
         let shared = |rows: usize| rows * (heads.width + 8) * size_of::<u16>();
         return Ok(Kernels {
             forward: (forward, shared(2 * WIDE_TILE)),
             backward_queries: (backward_queries, shared(2 * WARP)),
             backward_keys: (backward_keys, shared(2 * WIDE_TILE + 2 * WARP)),
+            wide: true,
         });
     }
     let shared = |rows: usize| rows * (heads.width | 1) * size_of::<f32>();
@@ -234,6 +253,7 @@ fn kernels(gpu: &Gpu, heads: Heads) -> Result<Kernels> {
         forward: (by_width(heads.width, FORWARD)?, shared(TILE + 2 * WARP)),
         backward_queries: (by_width(heads.width, BACKWARD_QUERIES)?, backward),
         backward_keys: (by_width(heads.width, BACKWARD_KEYS)?, backward),
+        wide: false,
     })
 }
 

@@ -2,7 +2,6 @@
 //! copy, and 4 bytes back.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -16,10 +15,10 @@ use super::sampler::{Sampler, Slots};
 use super::state::CudaOps;
 use super::tensor::CudaTensor;
 use super::weights::CudaWeights;
+use crate::deepstack::Deepstack;
 use crate::infer::GenerateConfig;
 use crate::infer::decoder::{Continuation, Draw, NewPrompt, SequenceDecoder};
 use crate::kernels::matmul::Accumulate;
-use crate::kernels::rope::RopeTable;
 use crate::layers::ForwardPass;
 use crate::model::Model;
 use crate::{Architecture, Batch};
@@ -32,8 +31,8 @@ pub(crate) struct CudaDecoder {
     model: Model<CudaWeights>,
     sampler: Sampler,
     layers: usize,
-    /// The rotations of all positions.
-    rope: Arc<RopeTable>,
+    /// The largest number of positions of a sequence.
+    positions: usize,
     reserved: Option<Reserved>,
 }
 
@@ -68,9 +67,8 @@ impl CudaDecoder {
         config: &GenerateConfig,
         positions: usize,
     ) -> CudaDecoder {
-        let rope = model.rotary.table(positions);
         let (layers, sampler) = (architecture.decoder.layers, Sampler::new(architecture, config));
-        CudaDecoder { gpu, model, sampler, layers, rope, reserved: None }
+        CudaDecoder { gpu, model, sampler, layers, positions, reserved: None }
     }
 
     /// Hidden states (n, dim) -> logits (n, v) in f32.
@@ -91,13 +89,13 @@ impl CudaDecoder {
 impl SequenceDecoder for CudaDecoder {
     fn places_that_fit(&self) -> Result<usize> {
         // A quarter is left for the other tensors.
-        let bytes = KvCache::place_bytes(&self.gpu, self.layers, self.model.heads.key());
+        let bytes = KvCache::place_bytes(&self.gpu, self.layers, self.model.attention.heads.key());
         Ok(self.gpu.free_memory()? / 4 * 3 / bytes.max(1))
     }
 
     fn reserve(&mut self, places: usize, slots: usize) -> Result<()> {
         self.reserved = None;
-        let cache = Rc::new(KvCache::new(&self.gpu, self.layers, places, self.model.heads.key())?);
+        let cache = Rc::new(KvCache::new(&self.gpu, self.layers, places, self.model.attention.heads.key())?);
         self.reserved = Some(Reserved { cache, slots: self.sampler.slots(&self.gpu, slots)?, capacity: slots });
         Ok(())
     }
@@ -130,10 +128,14 @@ impl SequenceDecoder for CudaDecoder {
         gpu.with_capacity(count, *capacity, || {
             let StepInputs { cached, uniforms, positions, places, row_slots } = StepInputs::upload(gpu, sequences)?;
             let mut ops = CudaOps::with(gpu, None, Some(CacheWriter::new(cache, places)));
-            let x = embed_tokens(gpu, self.model.embedding(), &slots.tokens, &row_slots, count)?;
-            let plan = AttentionPlan::step(gpu, self.model.heads, &self.rope, positions, cached)?;
+            let (embedding, scale) = self.model.embedding();
+            let x = embed_tokens(gpu, embedding, scale, &slots.tokens, &row_slots, count)?;
+            let plans = self.model.attention.plans(|rotary, window| {
+                let (heads, table) = (self.model.attention.heads, rotary.table(self.positions));
+                AttentionPlan::step(gpu, heads, &table, positions.clone(), cached.clone(), window)
+            })?;
             let mut pass = ForwardPass { ops: &mut ops, dropout: None };
-            let hidden = self.model.decode(&mut pass, x, &plan, None)?;
+            let hidden = self.model.decode(&mut pass, x, &plans, &Deepstack::none(), None)?;
             let logits = self.logits(&ops, &hidden)?;
             self.sampler.sample(gpu, slots, &logits, &uniforms, &row_slots, count)
         })

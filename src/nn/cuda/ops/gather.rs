@@ -14,7 +14,7 @@ use super::weights::{CudaMatrix, CudaVector};
 use crate::batch::EmbeddingSource;
 use crate::dropout::Dropout;
 use crate::kernels::matmul::Accumulate;
-use crate::ops::Param;
+use crate::ops::{Bag, Param};
 
 /// Rows of a tensor by index, none of them twice -> (n, d).
 pub(super) fn select_rows(ops: &mut CudaOps, x: &CudaTensor, indices: &[usize]) -> Result<CudaTensor> {
@@ -73,27 +73,41 @@ impl Segments {
         segments
     }
 
-    /// Adds the sums of the rows of `dy` (n, d) to those of `sums`.
-    fn add(&self, gpu: &Gpu, kernel: &'static str, dy: &Rc<Buffer>, sums: &Rc<Buffer>, d: usize) -> Result<()> {
+    /// The positions that read each row of the image features.
+    fn of_features(sources: &[EmbeddingSource]) -> Segments {
+        let row = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = *source { Some(row) } else { None };
+        Segments::new(sources, row)
+    }
+
+    /// Adds the sums of the rows of `dy` (n, d), times a factor, to those of `sums`.
+    fn add(
+        &self,
+        gpu: &Gpu,
+        kernel: &'static str,
+        (dy, factor): (&Rc<Buffer>, f32),
+        sums: &Rc<Buffer>,
+        d: usize,
+    ) -> Result<()> {
         if self.rows.is_empty() {
             return Ok(());
         }
         let (positions, ends, rows) = (gpu.upload(&self.positions)?, gpu.upload(&self.ends)?, gpu.upload(&self.rows)?);
         let inputs: [Arg; 4] = [dy.into(), (&positions).into(), (&ends).into(), (&rows).into()];
-        let outputs = [sums.into(), d.into(), true.into()];
+        let outputs = [sums.into(), d.into(), true.into(), factor.into()];
         gpu.rows(kernel, self.rows.len(), d, &[&inputs[..], &outputs].concat())
     }
 }
 
-/// For each position a row of a table, a row of the image features, or the newline -> (n, d).
+/// For each position a row of a table times `scale`, a row of the image features, or the newline -> (n, d).
 pub(super) fn merge_image_features(
     ops: &mut CudaOps,
     table: &Param<CudaMatrix>,
+    scale: Option<f32>,
     features: Option<&CudaTensor>,
     newline: Option<&Param<CudaVector>>,
     sources: &[EmbeddingSource],
 ) -> Result<CudaTensor> {
-    let (gpu, n, d) = (ops.gpu.clone(), sources.len(), table.value.columns);
+    let (gpu, n, d, scale) = (ops.gpu.clone(), sources.len(), table.value.columns, scale.unwrap_or(1.0));
     let code = |source: &EmbeddingSource| match *source {
         EmbeddingSource::Token(id) => id as i32,
         EmbeddingSource::Newline => -1,
@@ -105,33 +119,33 @@ pub(super) fn merge_image_features(
     let newline_values = newline.map(|newline| newline.value.values.clone());
     let inputs: [Arg; 4] =
         [(&table.value.values).into(), values.as_ref().into(), newline_values.as_ref().into(), (&codes).into()];
-    gpu.rows("embed", n, d, &[&inputs[..], &[Arg::Address(0), (&y).into(), d.into()]].concat())?;
+    let rest = [Arg::Address(0), (&y).into(), scale.into(), d.into()];
+    gpu.rows("embed", n, d, &[&inputs[..], &rest].concat())?;
     let y = ops.tensor(Kind::Stream, y, n, d);
     if ops.grad_enabled {
         let of_table = ops.weight_gradient(table).map(|gradient| {
             let row = |source: &EmbeddingSource| {
                 if let EmbeddingSource::Token(id) = *source { Some(id as usize) } else { None }
             };
-            (gradient, Segments::new(sources, row))
+            (gradient, Segments::new(sources, row), scale)
         });
         let of_newline = newline.and_then(|newline| ops.weight_gradient(newline)).map(|gradient| {
-            (gradient, Segments::new(sources, |source| matches!(source, EmbeddingSource::Newline).then_some(0)))
+            let row = |source: &EmbeddingSource| matches!(source, EmbeddingSource::Newline).then_some(0);
+            (gradient, Segments::new(sources, row), 1.0)
         });
-        let of_features = features.filter(|features| features.gradient().is_tracked()).map(|features| {
-            let row =
-                |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = *source { Some(row) } else { None };
-            (features.gradient(), features.kind(), features.len(), Segments::new(sources, row))
-        });
+        let of_features = features
+            .filter(|features| features.gradient().is_tracked())
+            .map(|features| (features.gradient(), features.kind(), features.len(), Segments::of_features(sources)));
         let output = y.gradient();
         ops.on_backward(move |gpu| {
             let Some(dy) = output.take() else { return Ok(()) };
             if let Some((gradient, kind, count, segments)) = of_features {
                 let sums = gpu.zeros(count * gpu.inner_size())?;
-                segments.add(gpu, "add_segments_inner", &dy, &sums, d)?;
+                segments.add(gpu, "add_segments_inner", (&dy, 1.0), &sums, d)?;
                 add_gradient(gpu, &gradient, kind, &sums, Kind::Inner, count)?;
             }
-            for (gradient, segments) in of_table.into_iter().chain(of_newline) {
-                gradient.add_with(|sums| segments.add(gpu, "add_segments", &dy, sums, d))?;
+            for (gradient, segments, factor) in of_table.into_iter().chain(of_newline) {
+                gradient.add_with(|sums| segments.add(gpu, "add_segments", (&dy, factor), sums, d))?;
             }
             Ok(())
         });
@@ -139,10 +153,86 @@ pub(super) fn merge_image_features(
     Ok(y)
 }
 
-/// The embeddings of `n` tokens, for a step of generation: row `i` is that of token `tokens[slots[i]]`, both `int` -> (n, d).
+/// The row of the image features that each position reads, or -1.
+fn feature_rows(sources: &[EmbeddingSource]) -> Vec<i32> {
+    let row = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = *source { row as i32 } else { -1 };
+    sources.iter().map(row).collect()
+}
+
+/// Adds to each position the row of the image features that it reads.
+pub(super) fn add_image_features(
+    ops: &mut CudaOps,
+    x: &CudaTensor,
+    features: &CudaTensor,
+    sources: &[EmbeddingSource],
+) -> Result<CudaTensor> {
+    let (gpu, n, d) = (ops.gpu.clone(), x.rows(), x.width());
+    let (stream, values) = (x.values(&gpu)?, ops.inner(features)?);
+    let (rows, y) = (gpu.upload(&feature_rows(sources))?, gpu.allocate(n * d * size_of::<f32>())?);
+    let arguments = [(&stream).into(), (&values).into(), (&rows).into(), (&y).into(), d.into()];
+    gpu.rows("add_features", n, d, &arguments)?;
+    let y = ops.tensor(Kind::Stream, y, n, d);
+    if ops.grad_enabled {
+        let segments = features.gradient().is_tracked().then(|| Segments::of_features(sources));
+        let (from, gradient, kind, count) = (x.gradient(), features.gradient(), features.kind(), features.len());
+        let output = y.gradient();
+        ops.on_backward(move |gpu| {
+            let Some(dy) = output.take() else { return Ok(()) };
+            if let Some(segments) = segments {
+                let sums = gpu.zeros(count * gpu.inner_size())?;
+                segments.add(gpu, "add_segments_inner", (&dy, 1.0), &sums, d)?;
+                add_gradient(gpu, &gradient, kind, &sums, Kind::Inner, count)?;
+            }
+            from.add(gpu, Kind::Stream, dy, n * d)
+        });
+    }
+    Ok(y)
+}
+
+/// Weighted sums of rows of a table.
+pub(super) fn embedding_bag(ops: &mut CudaOps, table: &Param<CudaMatrix>, bags: &[Bag]) -> Result<CudaTensor> {
+    let (gpu, n, d) = (ops.gpu.clone(), bags.len(), table.value.columns);
+    let entries = || bags.iter().flatten();
+    let rows = gpu.upload(&entries().map(|&(row, _)| row as i32).collect::<Vec<_>>())?;
+    let weights = gpu.upload(&entries().map(|&(_, weight)| weight).collect::<Vec<_>>())?;
+    let y = gpu.allocate(n * d * size_of::<f32>())?;
+    let arguments = [(&table.value.values).into(), (&rows).into(), (&weights).into(), (&y).into(), d.into()];
+    gpu.rows("embedding_bag", n, d, &arguments)?;
+    let y = ops.tensor(Kind::Stream, y, n, d);
+    if let Some(gradient) = ops.weight_gradient(table) {
+        let mut by_row: BTreeMap<usize, Vec<(i32, f32)>> = BTreeMap::new();
+        for (position, bag) in bags.iter().enumerate() {
+            for &(row, weight) in bag {
+                by_row.entry(row).or_default().push((position as i32, weight));
+            }
+        }
+        let output = y.gradient();
+        ops.on_backward(move |gpu| {
+            let Some(dy) = output.take() else { return Ok(()) };
+            let (positions, weights): (Vec<i32>, Vec<f32>) = by_row.values().flatten().copied().unzip();
+            let (mut ends, mut end) = (Vec::with_capacity(by_row.len()), 0);
+            for entries in by_row.values() {
+                end += entries.len() as i32;
+                ends.push(end);
+            }
+            let rows: Vec<i32> = by_row.keys().map(|&row| row as i32).collect();
+            let (positions, weights) = (gpu.upload(&positions)?, gpu.upload(&weights)?);
+            let (ends, uploaded) = (gpu.upload(&ends)?, gpu.upload(&rows)?);
+            gradient.add_with(|sums| {
+                let inputs = [(&dy).into(), (&positions).into(), (&weights).into(), (&ends).into(), (&uploaded).into()];
+                let outputs = [sums.into(), d.into()];
+                gpu.rows("add_weighted_segments", rows.len(), d, &[&inputs[..], &outputs].concat())
+            })
+        });
+    }
+    Ok(y)
+}
+
+/// The embeddings of `n` tokens, times `scale`, for a step of generation: row `i` is that of token `tokens[slots[i]]`, both `int` -> (n, d).
 pub(super) fn embed_tokens(
     gpu: &Gpu,
     table: &CudaMatrix,
+    scale: Option<f32>,
     tokens: &Rc<Buffer>,
     slots: &Part,
     n: usize,
@@ -151,8 +241,70 @@ pub(super) fn embed_tokens(
     let y = gpu.allocate(n * d * size_of::<f32>())?;
     let none = Arg::Address(0);
     let inputs: [Arg; 5] = [(&table.values).into(), none, none, tokens.into(), slots.into()];
-    gpu.rows("embed", n, d, &[&inputs[..], &[(&y).into(), d.into()]].concat())?;
+    gpu.rows("embed", n, d, &[&inputs[..], &[(&y).into(), scale.unwrap_or(1.0).into(), d.into()]].concat())?;
     Ok(CudaTensor::new(Kind::Stream, y, n, d, false))
+}
+
+/// The mean of each `count` consecutive rows.
+pub(super) fn average_rows(ops: &mut CudaOps, x: &CudaTensor, count: usize) -> Result<CudaTensor> {
+    let (gpu, rows, d, factor) = (ops.gpu.clone(), x.rows() / count, x.width(), 1.0 / count as f32);
+    let (values, y) = (ops.inner(x)?, gpu.allocate(rows * d * gpu.inner_size())?);
+    let arguments = move |from: &Rc<Buffer>, to: &Rc<Buffer>| -> [Arg; 5] {
+        [from.into(), to.into(), count.into(), factor.into(), d.into()]
+    };
+    gpu.rows("sum_consecutive_rows", rows, d, &arguments(&values, &y))?;
+    let y = ops.tensor(Kind::Inner, y, rows, d);
+    if ops.grad_enabled && x.gradient().is_tracked() {
+        let (gradient, kind, elements, output) = (x.gradient(), x.kind(), x.len(), y.gradient());
+        ops.on_backward(move |gpu| {
+            let Some(dy) = output.take() else { return Ok(()) };
+            let dx = gpu.allocate(elements * gpu.inner_size())?;
+            gpu.rows("repeat_rows", rows * count, d, &arguments(&dy, &dx))?;
+            add_gradient(gpu, &gradient, kind, &dx, Kind::Inner, elements)
+        });
+    }
+    Ok(y)
+}
+
+/// Consecutive rows side by side: the same values, as fewer and wider rows.
+pub(super) fn join_rows(ops: &mut CudaOps, x: &CudaTensor, count: usize) -> Result<CudaTensor> {
+    let values = x.values(&ops.gpu)?;
+    let y = ops.tensor(x.kind(), values, x.rows() / count, x.width() * count);
+    if ops.grad_enabled && x.gradient().is_tracked() {
+        let (gradient, kind, elements, output) = (x.gradient(), x.kind(), x.len(), y.gradient());
+        ops.on_backward(move |gpu| match output.take() {
+            Some(dy) => gradient.add(gpu, kind, dy, elements),
+            None => Ok(()),
+        });
+    }
+    Ok(y)
+}
+
+/// Columns in `count` parts of the same width.
+pub(super) fn split_columns(ops: &mut CudaOps, x: &CudaTensor, count: usize) -> Result<Vec<CudaTensor>> {
+    let (gpu, rows, width) = (ops.gpu.clone(), x.rows(), x.width());
+    let (d, size) = (width / count, gpu.inner_size());
+    let (values, mut parts) = (ops.inner(x)?, Vec::with_capacity(count));
+    for part in 0..count {
+        let y = gpu.allocate(rows * d * size)?;
+        let from = Arg::Address(values.address() + (part * d * size) as u64);
+        gpu.rows("copy_columns_inner", rows, d, &[from, (&y).into(), width.into(), d.into(), d.into()])?;
+        parts.push(ops.tensor(Kind::Inner, y, rows, d));
+    }
+    if ops.grad_enabled && x.gradient().is_tracked() {
+        let outputs: Vec<_> = parts.iter().map(CudaTensor::gradient).collect();
+        let (gradient, kind) = (x.gradient(), x.kind());
+        ops.on_backward(move |gpu| {
+            let dx = gpu.zeros(rows * width * size)?;
+            for (part, output) in outputs.iter().enumerate() {
+                let Some(dy) = output.take() else { continue };
+                let to = Arg::Address(dx.address() + (part * d * size) as u64);
+                gpu.rows("copy_columns_inner", rows, d, &[(&dy).into(), to, d.into(), width.into(), d.into()])?;
+            }
+            add_gradient(gpu, &gradient, kind, &dx, Kind::Inner, rows * width)
+        });
+    }
+    Ok(parts)
 }
 
 /// Tensors with the same number of rows, side by side.

@@ -28,17 +28,16 @@ pub(crate) mod weights;
 
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Result;
 
 use crate::architecture::Activation;
 use crate::batch::EmbeddingSource;
 use crate::dropout::Dropout;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::{Heads, KeyRanges};
 use crate::kernels::matmul::Accumulate;
-use crate::kernels::rope::RopeTable;
-use crate::ops::{AutogradOps, Loaded, Ops, Param, SegmentOps, TargetGroups};
+use crate::kernels::rope::Rotations;
+use crate::ops::{AutogradOps, Bag, Loaded, Ops, Param, SegmentOps, TargetGroups};
 
 use attention::AttentionPlan;
 pub(crate) use gpu::Gpu;
@@ -88,7 +87,7 @@ impl LinearBackward {
             })?;
         }
         if let Some(gradient) = &self.bias_gradient {
-            gradient.accumulate(|sum, into| column_sums(gpu, dy, sum, m, n, into))?;
+            gradient.accumulate(|sum, into| column_sums(gpu, dy, None, sum, (m, n), into))?;
         }
         add_product(gpu, &self.x, |dx, into| {
             let product = Product { alpha: self.alpha, ..Product::inner(dy, &self.weight.values, dx, into) };
@@ -113,18 +112,18 @@ fn add_product(gpu: &Gpu, x: &CudaTensor, product: impl FnOnce(&Rc<Buffer>, Accu
     }
 }
 
-/// Adds the sums over `rows` rows of an inner matrix to a vector, or stores them.
+/// Adds the sums over the rows of an inner matrix (rows, width), times `factors` element by element, to a vector, or stores them.
 fn column_sums(
     gpu: &Gpu,
     x: &Rc<Buffer>,
+    factors: Option<&Rc<Buffer>>,
     sums: &Rc<Buffer>,
-    rows: usize,
-    width: usize,
+    (rows, width): (usize, usize),
     into: Accumulate,
 ) -> Result<()> {
     let parts = rows.div_ceil(64).clamp(1, 64);
     let partial = gpu.allocate(parts * width * size_of::<f32>())?;
-    let arguments = [x.into(), (&partial).into(), rows.into(), width.into()];
+    let arguments = [x.into(), factors.into(), (&partial).into(), rows.into(), width.into()];
     gpu.launch("column_sums", [width.div_ceil(32), parts], 256, 0, &arguments)?;
     sum_rows(gpu, partial.address(), sums, parts, width, width, into)
 }
@@ -172,9 +171,10 @@ impl Ops for CudaOps {
         &mut self,
         heads: Heads,
         rows: &[Range<usize>],
-        rope: Option<&Arc<RopeTable>>,
+        rope: Option<&Rotations>,
+        keys: Option<&KeyRanges>,
     ) -> Result<AttentionPlan> {
-        AttentionPlan::rows(&self.gpu, heads, rows, rope)
+        AttentionPlan::rows(&self.gpu, heads, rows, rope, keys)
     }
 
     fn select_rows(&mut self, x: &CudaTensor, indices: &[usize]) -> Result<CudaTensor> {
@@ -184,11 +184,25 @@ impl Ops for CudaOps {
     fn merge_image_features(
         &mut self,
         table: &Param<CudaMatrix>,
+        scale: Option<f32>,
         features: Option<&CudaTensor>,
         newline: Option<&Param<CudaVector>>,
         sources: &[EmbeddingSource],
     ) -> Result<CudaTensor> {
-        gather::merge_image_features(self, table, features, newline, sources)
+        gather::merge_image_features(self, table, scale, features, newline, sources)
+    }
+
+    fn add_image_features(
+        &mut self,
+        x: CudaTensor,
+        features: &CudaTensor,
+        sources: &[EmbeddingSource],
+    ) -> Result<CudaTensor> {
+        gather::add_image_features(self, &x, features, sources)
+    }
+
+    fn embedding_bag(&mut self, table: &Param<CudaMatrix>, bags: &[Bag]) -> Result<CudaTensor> {
+        gather::embedding_bag(self, table, bags)
     }
 
     fn rms_norm(&mut self, x: &CudaTensor, weight: &Param<CudaVector>, eps: f32) -> Result<CudaTensor> {
@@ -294,6 +308,46 @@ impl Ops for CudaOps {
         Ok(sum)
     }
 
+    fn scale_columns(&mut self, x: &CudaTensor, scale: &Param<CudaVector>) -> Result<CudaTensor> {
+        let (gpu, count, rows, width) = (self.gpu.clone(), x.len(), x.rows(), x.width());
+        let factors = scale.value.values.clone();
+        let run = move |gpu: &Gpu, from: &Rc<Buffer>| {
+            let to = gpu.allocate(count * gpu.inner_size())?;
+            let arguments = [from.into(), (&factors).into(), (&to).into(), long(count), width.into()];
+            gpu.each("scale_columns", count, &arguments).map(|()| to)
+        };
+        let values = self.inner(x)?;
+        let scaled = run(&gpu, &values)?;
+        let y = self.tensor(Kind::Inner, scaled, rows, width);
+        if self.grad_enabled {
+            let (of_scale, gradient, kind, output) =
+                (self.weight_gradient(scale), x.gradient(), x.kind(), y.gradient());
+            self.on_backward(move |gpu| {
+                let Some(dy) = output.take() else { return Ok(()) };
+                if let Some(of_scale) = &of_scale {
+                    of_scale.accumulate(|sum, into| column_sums(gpu, &dy, Some(&values), sum, (rows, width), into))?;
+                }
+                if gradient.is_tracked() {
+                    add_gradient(gpu, &gradient, kind, &run(gpu, &dy)?, Kind::Inner, count)?;
+                }
+                Ok(())
+            });
+        }
+        Ok(y)
+    }
+
+    fn join_rows(&mut self, x: CudaTensor, count: usize) -> Result<CudaTensor> {
+        gather::join_rows(self, &x, count)
+    }
+
+    fn average_rows(&mut self, x: &CudaTensor, count: usize) -> Result<CudaTensor> {
+        gather::average_rows(self, x, count)
+    }
+
+    fn split_columns(&mut self, x: &CudaTensor, count: usize) -> Result<Vec<CudaTensor>> {
+        gather::split_columns(self, x, count)
+    }
+
     fn concat_columns(&mut self, parts: &[CudaTensor]) -> Result<CudaTensor> {
         gather::concat_columns(self, parts)
     }
@@ -309,12 +363,18 @@ impl Ops for CudaOps {
         attention::attend(self, layer, q, k, v, plan)
     }
 
-    fn swiglu(&mut self, gate: &CudaTensor, up: &CudaTensor) -> Result<CudaTensor> {
+    fn gated(&mut self, gate: &CudaTensor, up: &CudaTensor, activation: Activation) -> Result<CudaTensor> {
+        // Elements per thread.
+        let (forward, backward, each) = match activation {
+            Activation::Swiglu => ("swiglu_forward", "swiglu_backward", 4),
+            Activation::Geglu => ("geglu_forward", "geglu_backward", 1),
+            _ => panic!("BUG: an activation with one input"),
+        };
         let (gpu, count) = (self.gpu.clone(), gate.len());
         let (gate_values, up_values) = (self.inner(gate)?, self.inner(up)?);
         let y = gpu.allocate(count * gpu.inner_size())?;
         let arguments = [(&gate_values).into(), (&up_values).into(), (&y).into(), long(count)];
-        gpu.each("swiglu_forward", count.div_ceil(4), &arguments)?;
+        gpu.each(forward, count.div_ceil(each), &arguments)?;
         let y = self.tensor(Kind::Inner, y, gate.rows(), gate.width());
         if self.grad_enabled {
             let (dgate, dup, output) = (gate.gradient(), up.gradient(), y.gradient());
@@ -324,7 +384,7 @@ impl Ops for CudaOps {
                     (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
                 let inputs = [(&gate_values).into(), (&up_values).into(), (&dy).into()];
                 let outputs = [(&to_gate).into(), (&to_up).into(), long(count)];
-                gpu.each("swiglu_backward", count.div_ceil(4), &[inputs, outputs].concat())?;
+                gpu.each(backward, count.div_ceil(each), &[inputs, outputs].concat())?;
                 dgate.add(gpu, Kind::Inner, to_gate, count)?;
                 dup.add(gpu, Kind::Inner, to_up, count)
             });
@@ -338,7 +398,7 @@ impl Ops for CudaOps {
             Activation::Gelu => 0,
             Activation::GeluTanh => 1,
             Activation::QuickGelu => 2,
-            Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
+            Activation::Swiglu | Activation::Geglu => panic!("BUG: a gated activation has two inputs"),
         };
         let (gpu, count, values) = (self.gpu.clone(), x.len(), self.inner(x)?);
         let y = gpu.allocate(count * gpu.inner_size())?;

@@ -35,8 +35,9 @@ pub(super) fn norm(
     let y = gpu.allocate(x.len() * gpu.inner_size())?;
     let weights = &weight.value.values;
     let bias_values = bias.map(|bias| bias.value.values.clone());
-    let rest =
-        [weights.into(), bias_values.as_ref().into(), (&y).into(), moments.as_ref().into(), width.into(), eps.into()];
+    let offset = weight.value.offset;
+    let inputs = [weights.into(), bias_values.as_ref().into(), (&y).into(), moments.as_ref().into()];
+    let rest = [&inputs[..], &[width.into(), eps.into(), offset.into()]].concat();
     // The sum is stored, because the next residual connection and the backward pass read it.
     let (values, delta, sum) = match x.open_sum().filter(|_| x.width() == width) {
         Some((stream, delta)) => (stream.values(&gpu)?, Some(delta.values(&gpu)?), Some(gpu.allocate(x.bytes(&gpu))?)),
@@ -67,9 +68,10 @@ pub(super) fn norm(
         let values = x.values(gpu)?;
         let run = |dx: Arg, into: Accumulate| {
             let inputs = [(&values).into(), (&weights).into(), (&moments).into(), (&dy).into(), dx];
-            let outputs = [(into == Accumulate::Yes).into(), partial.as_ref().into(), rows.into(), width.into()];
+            let outputs = [(into == Accumulate::Yes).into(), partial.as_ref().into()];
+            let sizes = [rows.into(), width.into(), offset.into()];
             let threads = width.next_multiple_of(32).clamp(32, 512);
-            gpu.launch(backward, [blocks, 1], threads, shared, &[&inputs[..], &outputs].concat())
+            gpu.launch(backward, [blocks, 1], threads, shared, &[&inputs[..], &outputs, &sizes].concat())
         };
         x.gradient().accumulate(gpu, x.bytes(gpu), |dx, into| run(dx.into(), into))?;
         let Some(partial) = &partial else { return Ok(()) };

@@ -241,8 +241,8 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
         return (bytes as u64, 4 * (positions * query) as u64);
     }
     let bytes = match name {
-        "swiglu_forward" | "activate_backward" => 3 * integer(3) * inner,
-        "swiglu_backward" => 5 * integer(5) * inner,
+        "swiglu_forward" | "geglu_forward" | "activate_backward" => 3 * integer(3) * inner,
+        "swiglu_backward" | "geglu_backward" => 5 * integer(5) * inner,
         "activate_forward" => 2 * integer(2) * inner,
         "to_inner" | "to_stream" => integer(2) * (inner + wide),
         "add" => 3 * integer(3) * wide,
@@ -266,12 +266,17 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
         "select_rows" | "select_rows_inner" | "unselect_rows" | "unselect_rows_inner" => {
             2 * blocks * integer(3) * stream_or_inner
         }
-        "copy_columns_inner" => 2 * blocks * integer(4) * inner,
+        "sum_consecutive_rows" => blocks * (integer(2) + 1) * integer(4) * inner,
+        "copy_columns_inner" | "repeat_rows" => 2 * blocks * integer(4) * inner,
         // Reads logits, writes weights, reads weights.
         "sample" => 3 * blocks * integer(6) * wide,
         "log_softmax" => blocks * integer(4) * wide,
         "log_softmax_backward" => blocks * integer(5) * (wide + inner),
-        "column_sums" => integer(2) * integer(3) * inner,
+        "column_sums" => integer(3) * integer(4) * if has(1) { 2 * inner } else { inner },
+        "scale_columns" => 2 * integer(3) * inner,
+        "add_features" => blocks * integer(4) * (2 * wide + inner),
+        "embedding_bag" => blocks * integer(4) * (4 * inner + wide),
+        "add_weighted_segments" => (words(1).len() + 2 * blocks) * integer(6) * wide,
         "sum_rows" => (integer(2) + 1) * integer(3) * wide,
         // A parameter has its count in words 10 and 11. AdamW reads gradient, moments and weight and writes the last three.
         "sum_of_squares" => words(0).chunks_exact(16).map(|one| one[10] as usize * wide).sum(),

@@ -29,6 +29,8 @@ pub(crate) struct CudaMatrix {
 pub(crate) struct CudaVector {
     pub(super) values: Rc<Buffer>,
     pub(super) len: usize,
+    /// What a norm adds to each value. The values are those of the parameter, which the optimizer changes.
+    pub(super) offset: f32,
 }
 
 impl WeightStore for CudaWeights {
@@ -54,8 +56,8 @@ impl WeightStore for CudaWeights {
         self.matrix(values, rows, columns)
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>, len: usize) -> Result<CudaVector> {
-        Ok(CudaVector { values: self.0.upload_parameter(&values, len)?, len })
+    fn vector(&self, values: Arc<Vec<f32>>, len: usize, offset: f32) -> Result<CudaVector> {
+        Ok(CudaVector { values: self.0.upload_parameter(&values, len)?, len, offset })
     }
 
     fn tied(&self, table: &CudaMatrix) -> Result<CudaMatrix> {

@@ -248,7 +248,8 @@ impl Stepper {
             own: tokens.len() + slot * OWN,
             own_length: 0,
         };
-        let sequences = draws.into_iter().map(|draw| Continuation { cached: cached(draw.slot), draw }).collect();
+        let sequences =
+            draws.into_iter().map(|draw| Continuation { cached: cached(draw.slot), behind: 0, draw }).collect();
         Stepper { decoder, sequences, first, prefill }
     }
 

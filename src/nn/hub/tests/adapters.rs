@@ -5,8 +5,11 @@ use std::path::Path;
 
 use super::super::{Dtype, writer, writer::Output};
 use super::{message, put};
-use crate::adapter::{Adapter, LowRank};
-use ablate_core::base::files;
+use crate::adapter::{Adapter, LoraConfig, LowRank};
+use crate::architecture::Family;
+use crate::tests::support::small_config;
+use crate::{Checkpoint, Pattern};
+use ablate_core::base::{Seed, files};
 
 /// `adapter_config.json` as PEFT 0.21 writes it.
 const PEFT: &str = r#"{
@@ -71,7 +74,7 @@ fn module_names_of_three_transformers_versions() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), "adapter_config.json", PEFT);
         put_modules(folder.path(), &modules, 2);
-        let adapter = Adapter::read(folder.path(), true).unwrap();
+        let adapter = Adapter::read(folder.path(), Family::Llava).unwrap();
         assert_eq!(adapter.modules.keys().collect::<Vec<_>>(), ours);
         assert!(adapter.modules.values().all(|module| *module == low_rank()));
         assert_eq!((adapter.rank, adapter.alpha, adapter.dropout), (2, 4.0, 0.05));
@@ -88,8 +91,8 @@ fn an_adapter_round_trips() {
     let adapter = Adapter { rank: 2, alpha: 3.0, dropout: 0.0, rank_stabilized: true, modules };
     assert!((adapter.scale() - 3.0 / 2f64.sqrt()).abs() < 1e-12);
     let folder = tempfile::tempdir().unwrap();
-    adapter.write(folder.path(), true, Some("models/base"), Dtype::F32).unwrap();
-    assert_eq!(Adapter::read(folder.path(), true).unwrap(), adapter);
+    adapter.write(folder.path(), Family::Llava, Some("models/base"), Dtype::F32).unwrap();
+    assert_eq!(Adapter::read(folder.path(), Family::Llava).unwrap(), adapter);
     let config = files::read_text(&folder.path().join("adapter_config.json")).unwrap();
     expect_test::expect![[r#"
         {
@@ -121,7 +124,7 @@ fn of_config(from: &str, to: &str) -> String {
     assert!(PEFT.contains(from), "{from}");
     put(folder.path(), "adapter_config.json", &PEFT.replace(from, to));
     put_modules(folder.path(), &["model.layers.0.self_attn.q_proj"], 2);
-    message(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_config.json`: ", "")
+    message(Adapter::read(folder.path(), Family::Decoder), folder.path()).replace("`DIR/adapter_config.json`: ", "")
 }
 
 #[test]
@@ -169,7 +172,8 @@ fn arrays_without_an_adapter_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), "adapter_config.json", PEFT);
         write(folder.path());
-        message(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_model.safetensors`", "FILE")
+        message(Adapter::read(folder.path(), Family::Decoder), folder.path())
+            .replace("`DIR/adapter_model.safetensors`", "FILE")
     };
     let of = |modules: &[&str], rank: usize| read(&|folder| put_modules(folder, modules, rank));
     let one = |name: &str| {
@@ -192,4 +196,20 @@ fn arrays_without_an_adapter_are_refused() {
         FILE: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing
         FILE: array `base_model.model.lm_head.weight` is not a matrix of a LoRA module"]]
     .assert_eq(&messages.join("\n"));
+}
+
+#[test]
+fn an_adapter_of_a_model_in_own_layout_round_trips() {
+    let model = Checkpoint::initialize(&small_config(), 20, 1, Seed(1)).unwrap();
+    let lora = LoraConfig { rank: 2, alpha: 3.7, dropout: 0.1, targets: vec![Pattern("*".to_string())] };
+    let mut adapter = Adapter::initialize(&model, &lora, Seed(2)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    adapter.write(folder.path(), Family::Own, None, Dtype::F32).unwrap();
+    assert_eq!(Adapter::read(folder.path(), Family::Own).unwrap(), adapter);
+    for module in adapter.modules.values_mut() {
+        module.down.fill(f32::MAX);
+        module.up.fill(f32::MAX);
+    }
+    let error = adapter.merge(&mut model.clone()).unwrap_err().to_string();
+    assert!(error.ends_with("are NaN or infinite after the adapter was added"), "{error}");
 }

@@ -37,7 +37,7 @@ fn unsupported_model_types_are_refused() {
     messages += &of_decoder(r#""model_type": "llava", "vision_config": 3, "text_config": {"vocab_size": 40000}"#);
     expect![[r#"
         `model_type` is missing
-        `model_type` is `phi3`: must be one of `llama`, `mistral`, `qwen2`, `qwen3`, `llava`, `llava_next`
+        `model_type` is `phi3`: must be one of `llama`, `mistral`, `qwen2`, `qwen3`, `gemma3_text`, `llava`, `llava_next`, `gemma3`, `idefics3`, `internvl`, `smolvlm`, `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`
         `model_type` must be a string, not 3
         `architectures` is ["LlamaForSequenceClassification"]: only ["LlamaForCausalLM"] is supported
         `text_config.model_type` is `gemma`: must be one of `llama`, `mistral`, `qwen2`, `qwen3`

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use expect_test::expect;
 
-use super::super::{Dtype, NamingScheme, WeightFiles, model, writer, writer::Output};
+use super::super::{Dtype, WeightFiles, families, model, writer, writer::Output};
 use super::{config, message, parameter, put, write_arrays};
+use crate::architecture::Family;
 use ablate_core::base::files;
 
 /// Two shards and their index.
@@ -173,11 +174,10 @@ fn arrays_of_another_model_are_refused() {
 
 #[test]
 fn mixed_or_unknown_naming_schemes_are_refused() {
-    let of = |names: &[&str]| NamingScheme::of(names, true).unwrap_err().to_string();
+    let of = |names: &[&str]| families::schemes(Family::Llava).find(names).unwrap_err().to_string();
     let mixed = of(&["language_model.model.norm.weight", "model.vision_tower.x"]);
-    assert_eq!(mixed, "some array names start with `language_model.`, others with `model.vision_tower.`");
-    let unknown =
-        "no array name starts with `language_model.` or `model.language_model.`: these are not the weights of LLaVA";
+    assert_eq!(mixed, "some array names start with `language_model.model.`, others with `model.vision_tower.`");
+    let unknown = "no array name starts with `language_model.model.` or `model.language_model.`: these are not the weights of LLaVA";
     assert_eq!(of(&["model.norm.weight"]), unknown);
 }
 

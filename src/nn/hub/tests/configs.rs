@@ -3,7 +3,7 @@
 use super::super::config::set_dtype;
 use super::super::{Config, Dtype};
 use super::config;
-use crate::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
+use crate::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Tower, Vision, VisionFamily, Vit};
 
 /// A small decoder as transformers 5.24 writes it, with more fields at the start.
 fn written(model_type: &str, class: &str, more: &str) -> String {
@@ -17,7 +17,7 @@ fn written(model_type: &str, class: &str, more: &str) -> String {
 }
 
 fn rope(theta: f64, scaling: RopeScaling) -> Rope {
-    Rope { theta, scaling, rounded: true }
+    Rope { theta, scaling, rounded: true, sections: Vec::new() }
 }
 
 /// The decoder of [`written`].
@@ -29,13 +29,20 @@ fn small() -> Decoder {
         kv_heads: 2,
         head_width: 4,
         ff: 24,
+        activation: Activation::Swiglu,
         norm_eps: 1e-6,
+        norm_offset: false,
+        output_norms: false,
+        embedding_scale: None,
+        score_factor: None,
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
         head_norm: false,
         tied_head: false,
         rope: rope(10_000.0, RopeScaling::None),
+        local: None,
+        bidirectional_images: false,
         max_positions: 2048,
     }
 }
@@ -178,9 +185,8 @@ const LLAVA_1_5: &str = r#"{
 fn llava_1_5_is_read() {
     let found = config(LLAVA_1_5).unwrap();
     let vision = found.architecture.vision.unwrap();
-    let expected = Vision {
+    let tower = Vit {
         family: VisionFamily::Clip,
-        image_token: 32_000,
         image_size: 336,
         patch_size: 14,
         dim: 1024,
@@ -191,12 +197,16 @@ fn llava_1_5_is_read() {
         activation: Activation::QuickGelu,
         feature_layers: vec![23],
         skip_first: true,
+        final_norm: false,
+        qkv_bias: true,
+        qk_norm: false,
+        rms_norm: false,
         pooling: false,
-        projector: Projector { hidden: 4096, activation: Activation::Gelu, bias: true },
-        tiled: false,
     };
+    let projector = Projector::Mlp { hidden: 4096, activation: Activation::Gelu, bias: true };
+    let expected = Vision { image_token: 32_000, tower: Tower::Vit(tower), projector, newlines: false };
     assert_eq!(vision, expected);
-    assert_eq!(vision.tile_tokens(), 576);
+    assert_eq!(vision.tile_tokens(vision.own_tile()), 576);
     assert_eq!(found.architecture.vocab, 32_064);
     assert_eq!(found.architecture.decoder.max_positions, 4096);
     assert!((found.architecture.decoder.norm_eps - 1e-5).abs() < 1e-12);
@@ -224,9 +234,8 @@ fn over_siglip(model_type: &str, outer: &str, text_tie: bool) -> String {
 #[test]
 fn siglip_default_strategy_drops_a_patch() {
     let default = config(&over_siglip("llava", "", false)).unwrap().architecture.vision.unwrap();
-    let expected = Vision {
+    let tower = Vit {
         family: VisionFamily::Siglip,
-        image_token: 39,
         image_size: 9,
         patch_size: 4,
         dim: 8,
@@ -237,21 +246,26 @@ fn siglip_default_strategy_drops_a_patch() {
         activation: Activation::GeluTanh,
         feature_layers: vec![1],
         skip_first: true,
+        final_norm: false,
+        qkv_bias: true,
+        qk_norm: false,
+        rms_norm: false,
         pooling: true,
-        projector: Projector { hidden: 16, activation: Activation::Gelu, bias: false },
-        tiled: false,
     };
+    let projector = Projector::Mlp { hidden: 16, activation: Activation::Gelu, bias: false };
+    let expected = Vision { image_token: 39, tower: Tower::Vit(tower), projector, newlines: false };
     assert_eq!(default, expected);
-    assert_eq!(default.tile_tokens(), 3);
+    assert_eq!(default.tile_tokens(default.own_tile()), 3);
     let full = config(&over_siglip("llava", r#""vision_feature_select_strategy": "full","#, false)).unwrap();
-    assert_eq!(full.architecture.vision.unwrap().tile_tokens(), 4);
+    let full = full.architecture.vision.unwrap();
+    assert_eq!(full.tile_tokens(full.own_tile()), 4);
 }
 
 #[test]
 fn feature_layers_count_from_either_end() {
     let features = |layer: &str| {
         let text = over_siglip("llava", &format!(r#""vision_feature_layer": {layer},"#), false);
-        config(&text).unwrap().architecture.vision.unwrap().feature_layers
+        config(&text).unwrap().architecture.vision.unwrap().tower.vit().unwrap().feature_layers.clone()
     };
     assert_eq!(features("-1"), [2]);
     assert_eq!(features("0"), [0]);
@@ -264,7 +278,7 @@ fn llava_next_has_pinpoints() {
     let full = r#""vision_feature_select_strategy": "full", "use_image_newline_parameter": true,"#;
     let pinpoints = format!(r#"{full} "image_grid_pinpoints": [[9, 18], [18, 9]],"#);
     let found = config(&over_siglip("llava_next", &pinpoints, false)).unwrap();
-    assert!(found.architecture.vision.unwrap().tiled);
+    assert!(found.architecture.vision.unwrap().newlines);
     assert_eq!(found.pinpoints, [(9, 18), (18, 9)]);
     let next = config(&LLAVA_1_5.replace("\"llava\"", "\"llava_next\"").replace("LlavaFor", "LlavaNextFor")).unwrap();
     assert_eq!(next.pinpoints, [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]);

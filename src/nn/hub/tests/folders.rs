@@ -1,7 +1,8 @@
 //! Reading and writing weights: naming schemes, number types, shards.
 
-use super::super::{Config, Dtype, NamingScheme, WeightFiles, model, names::TowerNames, writer, writer::Output};
+use super::super::{Config, Dtype, WeightFiles, families, model, writer, writer::Output};
 use super::{config, parameter, write_arrays};
+use crate::architecture::Family;
 use crate::checkpoint::Rounding;
 use crate::parameters::Parameter;
 use ablate_core::base::files;
@@ -38,14 +39,13 @@ fn every_naming_scheme_is_recognized_and_kept() {
     let parameters = some_parameters();
     let weights: Vec<Vec<f32>> =
         parameters.iter().map(|parameter| (0..parameter.len()).map(|at| at as f32).collect()).collect();
-    let (old, new) = (TowerNames::WithVisionModel, TowerNames::Bare);
-    let schemes = [
-        (NamingScheme::Outer(old), "language_model.lm_head.weight", "vision_tower.vision_model.embeddings"),
-        (NamingScheme::Outer(new), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
-        (NamingScheme::Inner(old), "model.language_model.layers.0", "model.vision_tower.vision_model.embeddings"),
-        (NamingScheme::Inner(new), "model.image_newline", "model.vision_tower.embeddings"),
+    let starts = [
+        ("language_model.lm_head.weight", "vision_tower.vision_model.embeddings"),
+        ("language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
+        ("model.language_model.layers.0", "model.vision_tower.vision_model.embeddings"),
+        ("model.image_newline", "model.vision_tower.embeddings"),
     ];
-    for (scheme, one, other) in schemes {
+    for (&scheme, (one, other)) in families::schemes(Family::Llava).all.iter().zip(starts) {
         let folder = tempfile::tempdir().unwrap();
         let form = model::StorageFormat { scheme, dtypes: vec![Dtype::F32; parameters.len()] };
         model::write(folder.path(), &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();

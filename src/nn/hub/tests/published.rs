@@ -1,8 +1,12 @@
 //! Fields of published `config.json` files of the supported families and their derivatives: accepted, refused or unknown.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::super::{Config, restricted_fields};
+use crate::parameters::Parameter;
+use ablate_core::base::files;
 
 /// Published configs, which have no unknown field.
 const PUBLISHED: &[(&str, &str)] = &[
@@ -294,5 +298,42 @@ fn restricted_fields_accept_only_their_values() {
             }
             assert_eq!(verdict(place, field, other), Verdict::Refused, "{place}: `{field}`");
         }
+    }
+}
+
+#[test]
+fn published_models_have_their_number_of_parameters() {
+    let published = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/published"));
+    // Model, parameters as published, image tokens of a tile.
+    let cases = [
+        ("smolvlm-256m-instruct", 256_484_928, 64),
+        ("smolvlm2-500m-video-instruct", 507_482_304, 64),
+        ("smolvlm-instruct", 2_246_272_880, 81),
+        ("idefics3-8b-llama3", 8_462_086_384, 169),
+        // Its file has a head of its own.
+        ("internvl3-1b-hf", 938_193_024 - 151_674 * 896, 256),
+        ("qwen2-vl-2b-instruct", 2_208_985_600, 256),
+        ("qwen2-vl-7b-instruct", 8_291_375_616, 256),
+        ("qwen2.5-vl-3b-instruct", 3_754_622_976, 256),
+        ("qwen2.5-vl-7b-instruct", 8_292_166_656, 256),
+        ("gemma-3-4b-it", 4_300_079_472, 256),
+        ("gemma-3-27b-it", 27_432_406_640, 256),
+        // Without images.
+        ("gemma-3-1b-it", 999_885_952, 0),
+        // As transformers 4.54 saves it: the fields of the decoder twice.
+        ("qwen2.5-vl-7b-instruct/config-resaved", 8_292_166_656, 256),
+        ("qwen3-vl-2b-instruct", 2_127_532_032, 256),
+        ("qwen3-vl-4b-instruct", 4_437_815_808, 256),
+        ("qwen3-vl-8b-instruct", 8_767_123_696, 256),
+    ];
+    for (model, parameters, tile_tokens) in cases {
+        let path = if model.contains('/') { format!("{model}.json") } else { format!("{model}/config.json") };
+        let config: Map<String, Value> = files::read_json(&published.join(path)).unwrap();
+        let Config { architecture, unknown, .. } =
+            Config::of(&config).unwrap_or_else(|error| panic!("{model}: {error}"));
+        assert_eq!(unknown, [""; 0], "{model}");
+        let count: usize = crate::parameters::parameters(&architecture).iter().map(Parameter::len).sum();
+        let tokens = architecture.vision.map_or(0, |vision| vision.tile_tokens(vision.own_tile()));
+        assert_eq!((count, tokens), (parameters, tile_tokens), "{model}");
     }
 }

@@ -9,19 +9,21 @@ use dfdx::prelude::{Cpu, Device};
 use serde::Deserialize;
 
 use crate::anyres::pack_image_features;
+use crate::batch::ImageBatch;
 use crate::cpu::CpuOps;
 use crate::cpu::weights::CpuWeights;
 use crate::dfdx::DfdxOps;
 use crate::dfdx::weights::DfdxWeights;
 use crate::gradients::{GradientAccumulator, Shard};
 use crate::hub::WeightFiles;
+use crate::kernels::weight::Pass;
 use crate::layers::ForwardPass;
 use crate::model::Model;
 use crate::ops::{AutogradOps, TargetGroups};
 use crate::parameters::parameters;
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
-use crate::{Architecture, Batch, Checkpoint, ImageShape, PixelSource, PixelValues, Sequence, batch};
+use crate::{Architecture, Batch, Checkpoint, ImageShape, PixelSource, PixelValues, Sequence};
 use ablate_core::base::files;
 
 /// A checkpoint and what transformers computes for it. As a [`PixelSource`]: the output of transformers' image processor.
@@ -44,6 +46,8 @@ pub(super) struct Image {
     width: u32,
     height: u32,
     pub(super) tokens: usize,
+    /// Height and width after resizing, for a tower for images of any size.
+    tile: Option<(u32, u32)>,
 }
 
 #[derive(Deserialize)]
@@ -104,14 +108,14 @@ impl Case {
     pub(super) fn features(&self, name: &str, images: &dyn PixelSource) -> Result<f64> {
         let vision = self.architecture().vision.as_ref().context("no vision tower")?;
         let pixels = images.pixel_values(name)?;
-        let (mut patches, mut ops) = (Vec::new(), CpuOps::default());
-        let tiles = batch::patchify(vision, name, &pixels, &mut patches)?;
-        let model = Model::new(&CpuWeights::prepacked(), &TrainableModel::frozen(&self.checkpoint))?;
+        let (mut batch, mut ops) = (ImageBatch::default(), CpuOps::default());
+        let sources = batch.push(vision, name, &pixels)?;
+        let model = Model::new(&CpuWeights::default(), &TrainableModel::frozen(&self.checkpoint))?;
+        model.matrices().for_each(|(matrix, _)| matrix.pack(Pass::Forward));
         let mut pass = ForwardPass { ops: &mut ops, dropout: None };
         let tower = model.vision_tower.as_ref().context("no vision tower")?;
-        let features = tower.forward(&mut pass, tiles, &patches, None)?;
-        let sources = batch::image_sources(vision, name, &pixels, 0)?;
-        let ours = model.embed(&mut pass, Some(&features), &sources)?;
+        let features = tower.forward(&mut pass, &batch.tiles, &batch.patches, None)?;
+        let ours = model.embed(&mut pass, Some(&features.embeddings), &sources)?;
         Ok(relative_error(&ours, self.array(&format!("{name}.features"))?))
     }
 
@@ -200,17 +204,21 @@ impl Text {
 impl PixelSource for Case {
     fn shape(&self, key: &str) -> Result<ImageShape> {
         let vision = self.architecture().vision.as_ref().context("no vision tower")?;
-        let Image { width, height, tokens } = self.expected.images[key];
-        let shape = |grid| ImageShape { width, height, grid };
-        if !vision.tiled {
-            return Ok(shape(None));
+        let Image { width, height, tokens, tile } = self.expected.images[key];
+        let Some(vit) = vision.tower.vit() else {
+            let tile = tile.context("no size after resizing")?;
+            return Ok(ImageShape { width, height, grid: None, tiles: 1, tile });
+        };
+        let side = vit.image_size;
+        let tiles = self.array(&format!("{key}.pixel_values"))?.len() / (side * side * 3) - 1;
+        if !vision.newlines {
+            let single = ImageShape::single(width, height, side as u32);
+            return Ok(ImageShape { tiles: 1 + tiles as u32, ..single });
         }
         // The grid that gives as many tiles and image tokens.
-        let tiles = self.array(&format!("{key}.pixel_values"))?.len() / vision.tile_values() - 1;
-        let side = vision.image_size;
         let mut grids = self.checkpoint.resolutions().iter().map(|(height, width)| (height / side, width / side));
         let fits = |(rows, columns): (usize, usize)| {
-            let shape = shape(Some((rows as u32, columns as u32)));
+            let shape = ImageShape::tiled(width, height, side as u32, (rows as u32, columns as u32));
             let right = rows * columns == tiles
                 && pack_image_features(vision, shape).is_ok_and(|features| features.len() == tokens);
             right.then_some(shape)

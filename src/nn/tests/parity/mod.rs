@@ -36,7 +36,7 @@ const TOLERANCE: f64 = 1e-4;
 const GRADIENT_TOLERANCE: f64 = 1e-3;
 
 /// Checkpoints whose greedy tokens are also generated without a cache, which takes long.
-const WITHOUT_CACHE: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
+const WITHOUT_CACHE: [&str; 4] = ["llava-next", "llava-siglip", "qwen3", "qwen3-vl"];
 
 type Responses = Vec<Vec<Generated>>;
 
@@ -58,10 +58,12 @@ impl Subject {
         let processor = if vision.is_some() { ImageProcessor::read(folder)? } else { square };
         let images = Arc::new(ImageLoader::from_files(&paths, true, processor)?);
         let source = images.clone();
-        let image_tokens =
-            move |key: &str| vision.as_ref().context("no vision tower")?.image_tokens(source.shape(key)?);
+        let texts = move |key: &str| {
+            let shape = source.shape(key)?;
+            source.processor().text(shape, vision.as_ref().context("no vision tower")?.image_tokens(shape)?)
+        };
         let max_tokens = case.architecture().decoder.max_positions;
-        let chat = ChatEncoder::from_conversation(Conversation::read(folder)?, Arc::new(image_tokens), max_tokens);
+        let chat = ChatEncoder::from_conversation(Conversation::read(folder)?, Arc::new(texts), max_tokens);
         Ok(Subject { case, images, chat })
     }
 
@@ -304,7 +306,7 @@ fn every_family_matches_transformers() {
 
 #[test]
 fn samples_do_not_depend_on_other_prompts() {
-    for name in ["llava-next", "llava", "qwen2"] {
+    for name in ["llava-next", "llava", "qwen2", "qwen3-vl"] {
         let subject = Subject::open(&parity("hub").join(name)).unwrap();
         let images = subject.case.expected.images.keys().map(|name| ImageKeys::Leading(name.clone()));
         let images: Vec<ImageKeys> = images.chain([ImageKeys::None, ImageKeys::None]).collect();

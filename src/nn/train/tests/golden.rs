@@ -82,7 +82,7 @@ fn golden() -> Golden {
 
 impl PixelSource for Data {
     fn shape(&self, _: &str) -> Result<ImageShape> {
-        Ok(ImageShape { width: 8, height: 8, grid: None })
+        Ok(ImageShape::single(8, 8, 8))
     }
 
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
-use super::parity::{cases, full::follow_on};
-use super::support::{Method, Study, assert_same};
+use super::parity::{brief_cases, cases, full::follow_on};
+use super::support::{Method, Study, assert_same, merged};
 use crate::tests::gpu::{Counts, assert_clean, counts, gpu, section};
 use crate::tests::support::{Ramps, small_config};
 use crate::train::dpo::Preference;
@@ -24,7 +24,7 @@ use ablate_data::tokens::{TokenPair, TokenRow};
 #[test]
 #[ignore = "needs a GPU"]
 fn gpu_fine_tuning_matches_torch() {
-    for case in cases() {
+    for case in cases().into_iter().chain(brief_cases()) {
         let objective = CrossEntropy { rows: &case.rows };
         case.follow_on(&gpu(Precision::F32), "sft", &case.expected("sft"), None, &objective);
     }
@@ -39,6 +39,9 @@ fn gpu_preference_optimization_matches_trl() {
             follow_on(&gpu(Precision::F32), &case, run, &case.pairs);
         }
     }
+    for case in brief_cases() {
+        follow_on(&gpu(Precision::F32), &case, "dpo-sigmoid", &case.pairs);
+    }
     assert_clean();
 }
 
@@ -48,7 +51,8 @@ fn difference(ours: &Trained, expected: &Trained) -> (f64, f64) {
     // Before the first step the policy is the reference: no response is preferred.
     assert_eq!(ours.curve[0].reward_accuracy, expected.curve[0].reward_accuracy);
     let losses = ours.curve.iter().zip(&expected.curve).map(|(a, b)| (a.loss / b.loss - 1.0).abs());
-    let weights = ours.checkpoint.weights.iter().zip(&expected.checkpoint.weights);
+    let (ours, expected) = (merged(ours), merged(expected));
+    let weights = ours.weights.iter().zip(&expected.weights);
     let weights = weights.map(|(a, b)| super::support::relative_error(a, b));
     (losses.fold(0.0, f64::max), weights.fold(0.0, f64::max))
 }

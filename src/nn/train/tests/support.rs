@@ -160,6 +160,13 @@ impl Study {
     }
 }
 
+/// The trained model with its adapter, if it has one.
+pub(super) fn merged(trained: &Trained) -> Checkpoint {
+    let mut checkpoint = trained.checkpoint.clone();
+    trained.adapter.iter().for_each(|adapter| adapter.merge(&mut checkpoint).unwrap());
+    checkpoint
+}
+
 /// A state that is saved in this folder.
 pub(super) fn state_in(folder: &Path, every_steps: u64) -> TrainState {
     TrainState { folder: Some(folder.to_path_buf()), every_steps, every_seconds: 1e9 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{case, full};
 use ablate_data::conversation::Conversation;
 use ablate_data::image_keys::ImageKeys;
+use ablate_data::image_text::ImageText;
 use ablate_data::pairs::truncate_words;
 use ablate_data::records::Pair;
 use ablate_data::tokens::{ChatEncoder, TokenPair};
@@ -47,7 +48,7 @@ fn cut_pairs_match_transformers_and_torch() {
         .map(|pair| serde_json::from_value(pair).unwrap())
         .collect();
     let conversation = Conversation::read(&case.folder).unwrap();
-    let chat = ChatEncoder::from_conversation(conversation, Arc::new(|_| Ok(0)), 128);
+    let chat = ChatEncoder::from_conversation(conversation, Arc::new(|_| Ok(ImageText::default())), 128);
     let encode = |pair: &CutPair| -> TokenPair {
         let truncate = |text: &str| match pair.truncate {
             Truncate::Words(words) => truncate_words(text, words),

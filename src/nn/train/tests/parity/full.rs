@@ -1,6 +1,6 @@
 //! Training of all parameters: supervised fine-tuning and every preference loss.
 
-use super::{Case, cases};
+use super::{Case, brief_cases, cases};
 use crate::Resources;
 use crate::tests::support::RESOURCES;
 use crate::train::dpo::{Preference, reference_ratios};
@@ -10,7 +10,7 @@ use ablate_data::tokens::TokenPair;
 
 #[test]
 fn fine_tuning_matches_torch() {
-    for case in cases() {
+    for case in cases().into_iter().chain(brief_cases()) {
         let objective = CrossEntropy { rows: &case.rows };
         case.follow("sft", &case.expected("sft"), None, &objective);
     }
@@ -22,6 +22,9 @@ fn preference_optimization_matches_trl() {
         for run in ["dpo-sigmoid", "dpo-smoothed", "dpo-hinge", "dpo-ipo", "dpo-sft"] {
             follow(&case, run, &case.pairs);
         }
+    }
+    for case in brief_cases() {
+        follow(&case, "dpo-sigmoid", &case.pairs);
     }
 }
 

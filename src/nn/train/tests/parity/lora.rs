@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Case, cases, relative_error};
+use super::{Case, brief_cases, cases, relative_error};
 use crate::Adapter;
 use crate::hub::Dtype;
 use crate::train::sft::CrossEntropy;
@@ -24,6 +24,16 @@ fn adapters_match_peft() {
     }
 }
 
+#[test]
+fn adapters_of_every_family_match_peft() {
+    for case in brief_cases() {
+        let (_, before) = case.adapter("lora-all", "before");
+        let objective = CrossEntropy { rows: &case.rows };
+        let trained = case.follow("lora-all", &case.expected("lora-all"), Some(before), &objective);
+        check(&case, "lora-all", &trained.adapter.unwrap());
+    }
+}
+
 fn check(case: &Case, run: &str, ours: &Adapter) {
     let (their_folder, theirs) = case.adapter(run, "after");
     assert!(ours.modules.keys().eq(theirs.modules.keys()));
@@ -33,10 +43,10 @@ fn check(case: &Case, run: &str, ours: &Adapter) {
     println!("{:<6} {run:<12} | adapter {error:.1e}", case.name());
     assert!(error < 1e-3, "{run}: an adapter's matrix is off by {error:e}");
 
-    let has_vision = case.start.architecture.vision.is_some();
+    let family = case.start.architecture.family;
     let folder = tempfile::tempdir().unwrap();
-    ours.write(folder.path(), has_vision, None, Dtype::F32).unwrap();
-    assert_eq!(Adapter::read(folder.path(), has_vision).unwrap(), *ours);
+    ours.write(folder.path(), family, None, Dtype::F32).unwrap();
+    assert_eq!(Adapter::read(folder.path(), family).unwrap(), *ours);
     assert_eq!(names(folder.path()), names(&their_folder));
 }
 

@@ -16,14 +16,15 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::support::relative_error;
+use super::support::{merged, relative_error};
+use crate::hub::WeightFiles;
 use crate::optimizer::OptimizerConfig;
 use crate::tests::support::{RESOURCES, parity};
 use crate::train::run::{Batches, Objective, Run, Trained};
 use crate::train::state::TrainState;
 use crate::train::tuning::exactly;
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, Checkpoint, ImageShape, ParamGroup, PixelSource, PixelValues, Resources, arrays};
+use crate::{Adapter, Checkpoint, ImageShape, ParamGroup, PixelSource, PixelValues, Resources};
 use ablate_core::base::{Seed, files};
 use ablate_data::records::CurvePoint;
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -106,6 +107,11 @@ pub(super) fn cases() -> Vec<Case> {
     ["llava", "qwen2"].into_iter().map(case).collect()
 }
 
+/// Models of families of which only fine-tuning, DPO and an adapter are compared.
+pub(super) fn brief_cases() -> Vec<Case> {
+    ["gemma3", "internvl", "smolvlm", "qwen2-vl", "qwen2.5-vl", "qwen3-vl"].into_iter().map(case).collect()
+}
+
 pub(super) fn case(name: &str) -> Case {
     let folder = parity("train").join(name);
     let start = Checkpoint::read(&folder).unwrap();
@@ -118,19 +124,26 @@ pub(super) fn case(name: &str) -> Case {
 }
 
 fn images(folder: &Path, model: &Checkpoint, rows: &[TokenRow]) -> Images {
-    let Some(vision) = &model.architecture.vision else { return Images(BTreeMap::new()) };
+    if model.architecture.vision.is_none() {
+        return Images(BTreeMap::new());
+    }
     // A third of the rows has no image. The image `wide` is only in pairs.
     let mut names: Vec<&str> =
         rows.iter().flat_map(|row| row.images.iter().map(String::as_str)).chain(["wide"]).collect();
     names.sort_unstable();
     names.dedup();
-    let side = vision.image_size;
-    let expected: Vec<(String, Vec<usize>)> =
-        names.into_iter().map(|name| (name.to_string(), vec![3, side, side])).collect();
-    let (values, _) = arrays::read(&folder.join("pixel_values.safetensors"), &expected).unwrap();
-    let shape = ImageShape { width: side as u32, height: side as u32, grid: None };
-    let pixels = |values: Vec<f32>| PixelValues { shape, values: values.into() };
-    Images(expected.into_iter().map(|(name, _)| name).zip(values.into_iter().map(pixels)).collect())
+    let file = WeightFiles::open_file(&folder.join("pixel_values.safetensors")).unwrap();
+    let pixels = |name: &str| {
+        let shape = file.shape(name).unwrap();
+        let [_, height, width] = *shape else { panic!("{name}: {shape:?}") };
+        let values = file.array(name, shape).unwrap().into();
+        let tile = (height as u32, width as u32);
+        (
+            name.to_string(),
+            PixelValues { shape: ImageShape { tile, ..ImageShape::single(tile.1, tile.0, tile.0) }, values },
+        )
+    };
+    Images(names.into_iter().map(pixels).collect())
 }
 
 impl Case {
@@ -155,7 +168,7 @@ impl Case {
     /// An adapter that PEFT saved.
     pub(super) fn adapter(&self, run: &str, when: &str) -> (PathBuf, Adapter) {
         let folder = self.folder.join(run).join(when);
-        let adapter = Adapter::read(&folder, self.start.architecture.vision.is_some()).unwrap();
+        let adapter = Adapter::read(&folder, self.start.architecture.family).unwrap();
         (folder, adapter)
     }
 
@@ -204,7 +217,7 @@ impl Case {
         let losses = largest_error(&found(|point| point.loss), &expected.losses);
         let rates = largest_error(&found(|point| point.learning_rate), &expected.rates);
         let norms = largest_error(&found(|point| point.gradient_norm), &expected.norms);
-        let Compared { weights, moves, worst } = self.compare(&trained.checkpoint, &expected.end);
+        let Compared { weights, moves, worst } = self.compare(&merged(&trained), &expected.end);
         let (name, lowest) = (self.name(), expected.norms.iter().copied().fold(f64::INFINITY, f64::min));
         let highest = expected.norms.iter().copied().fold(0.0, f64::max);
         println!(
