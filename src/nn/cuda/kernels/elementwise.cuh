@@ -40,9 +40,9 @@ KERNEL to_stream(const T *x, float *y, long long count) {
     for EACH (i, count) y[i] = to_float(x[i]);
 }
 
-// Adds a bias to every row.
-KERNEL add_bias(T *y, const float *bias, long long count, int width) {
-    for EACH (i, count) y[i] = from_float<T>(to_float(y[i]) + bias[i % width]);
+// Adds a bias to every row. An f32 result may be `x` itself.
+KERNEL add_bias(const float *x, const float *bias, T *y, long long count, int width) {
+    for EACH (i, count) y[i] = from_float<T>(x[i] + bias[i % width]);
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }

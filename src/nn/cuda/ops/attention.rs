@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::gpu::{Arg, Gpu};
 use super::memory::{Buffer, Part};
 use super::state::CudaOps;
-use super::tensor::{CudaTensor, Kind};
+use super::tensor::{Biased, CudaTensor, Kind};
 use crate::Precision;
 use crate::kernels::attention::{Heads, KeyRanges};
 use crate::kernels::rope::{RopeTable, Rotations};
@@ -114,19 +114,18 @@ pub(super) fn attend(
     let (gpu, heads, n) = (ops.gpu.clone(), plan.heads, q.rows());
     let (dq, dk, dv) = (q.gradient(), k.gradient(), v.gradient());
     // Rotated in place: the backward pass needs the rotated ones too.
-    let (q, k, v, biases) = if plan.rope.is_some() {
-        let ((q, q_bias), (k, k_bias), (v, v_bias)) =
-            (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
-        (q, k, v, [q_bias, k_bias, v_bias])
+    let (q, k, v, biased) = if plan.rope.is_some() {
+        let ((q, of_q), (k, of_k), (v, of_v)) = (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
+        (q, k, v, [of_q, of_k, of_v])
     } else {
         (q.into_values(&gpu)?, k.into_values(&gpu)?, v.into_values(&gpu)?, [const { None }; 3])
     };
     let cache = ops.cache.as_ref().filter(|_| heads.causal);
     if plan.rope.is_some() || cache.is_some() {
         let places = cache.map(|cache| (cache.keys(layer), cache.values(layer), cache.places()));
-        let biases = biases.each_ref().map(Option::as_ref);
-        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k, &v], n, places, biases)?;
+        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k, &v], n, places, &biased)?;
     }
+    drop(biased);
     let out = gpu.allocate(n * heads.query() * gpu.inner_size())?;
     let shape = shape(heads);
     let tiles = match &plan.over {
@@ -178,7 +177,7 @@ pub(super) fn attend(
         let (kernel, shared) = kernels.backward_keys;
         gpu.launch(kernel, [tiles.count, heads.kv_heads], THREADS, shared, &arguments)?;
         if rope.is_some() {
-            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k, &to_v], n, None, [None; 3])?;
+            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k, &to_v], n, None, &[const { None }; 3])?;
         }
         dq.add(gpu, Kind::Inner, to_q, query)?;
         dk.add(gpu, Kind::Inner, to_k, key)?;
@@ -187,7 +186,8 @@ pub(super) fn attend(
     Ok(y)
 }
 
-/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache. Adds biases before.
+/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache. Where a product has a
+/// bias, their sum is rotated instead.
 #[expect(clippy::too_many_arguments, reason = "what is rotated, by what, and where it is written")]
 fn rotate(
     gpu: &Gpu,
@@ -197,7 +197,7 @@ fn rotate(
     [q, k, v]: [&Rc<Buffer>; 3],
     n: usize,
     cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Part)>,
-    biases: [Option<&Rc<Buffer>>; 3],
+    biased: &[Option<Biased>; 3],
 ) -> Result<()> {
     let [positions, cos, sin] = match rope {
         Some(Rope { positions, cos, sin }) => [positions.into(), cos.into(), sin.into()],
@@ -209,7 +209,9 @@ fn rotate(
         None => [Arg::Address(0); 3],
     };
     let inputs = [q.into(), k.into(), v.into(), positions, cos, sin, sign.into()];
-    let arguments = [&inputs[..], &sizes, &[keys, values, places], &biases.map(Arg::from)].concat();
+    let biases = biased.each_ref().map(|one| Arg::from(one.as_ref().map(|one| &one.bias)));
+    let products = biased.each_ref().map(|one| Arg::from(one.as_ref().map(|one| &one.product)));
+    let arguments = [&inputs[..], &sizes, &[keys, values, places], &biases, &products].concat();
     gpu.rows("rope", n, heads.query() + heads.key(), &arguments)
 }
 

@@ -227,12 +227,18 @@ impl Ops for CudaOps {
     ) -> Result<CudaTensor> {
         let (m, n, k) = (x.rows(), weight.value.rows, weight.value.columns);
         let gpu = self.gpu.clone();
-        let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
-        let product = Product::inner(&inner, &weight.value.values, &y, Accumulate::No);
-        gpu.product_transposed(&product, m, n, k)?;
+        let inner = self.inner(x)?;
         let y = match bias {
-            Some(bias) => CudaTensor::biased(y, &bias.value.values, m, n, self.grad_enabled),
-            None => self.tensor(Kind::Inner, y, m, n),
+            Some(bias) => {
+                let y = gpu.allocate(m * n * size_of::<f32>())?;
+                gpu.product_transposed(&Product::wide(&inner, &weight.value.values, &y, Accumulate::No), m, n, k)?;
+                CudaTensor::biased(y, &bias.value.values, m, n, self.grad_enabled)
+            }
+            None => {
+                let y = gpu.allocate(m * n * gpu.inner_size())?;
+                gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, Accumulate::No), m, n, k)?;
+                self.tensor(Kind::Inner, y, m, n)
+            }
         };
         if self.grad_enabled {
             let (weight_gradient, bias_gradient) =

@@ -257,9 +257,12 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
             integer(7) * integer(8) * (stream_or_inner * (2 + integer(5)) + inner)
         }
         "rope" => {
-            let (key, width) = (integer(8) * integer(9), integer(9));
+            let (query, key, width) = (integer(7) * integer(9), integer(8) * integer(9), integer(9));
             let cached = if has(12) { 3 * key * inner } else { 0 };
-            blocks * (2 * (integer(7) * width + key) * inner + width * wide + cached)
+            // A product with a bias is f32.
+            let rotated = |bias, count| count * (inner + if has(bias) { wide } else { inner });
+            let values = if has(15) { key * (wide + inner) } else { 0 };
+            blocks * (rotated(13, query) + rotated(14, key) + values + width * wide + cached)
         }
         "embed" => blocks * integer(arguments.len() - 1) * (inner + wide),
         "add_segments" | "add_segments_inner" => (words(1).len() + 2 * blocks) * integer(5) * wide,

@@ -44,8 +44,25 @@ enum Values {
     Ready(Rc<Buffer>),
     /// The sum of a tensor of the stream and another one, which is not computed yet: the norm that follows computes it as well.
     Sum(CudaTensor, CudaTensor),
-    /// An inner product whose bias, a vector, is not added yet: the rotation of queries and keys that follows adds it as well.
-    Biased(Rc<Buffer>, Rc<Buffer>),
+    /// Inner values that are not computed yet: the rotation of queries and keys that follows computes them as well.
+    Biased(Biased),
+}
+
+/// A product and its bias, both f32, whose sum is rounded once.
+#[derive(Clone)]
+pub(super) struct Biased {
+    pub(super) product: Rc<Buffer>,
+    pub(super) bias: Rc<Buffer>,
+}
+
+impl Biased {
+    /// A buffer for the sum: that of the product where both have the same type.
+    fn result(&self, gpu: &Gpu, count: usize) -> Result<Rc<Buffer>> {
+        if gpu.inner_size() == size_of::<f32>() {
+            return Ok(self.product.clone());
+        }
+        gpu.allocate(count * gpu.inner_size())
+    }
 }
 
 impl CudaTensor {
@@ -55,7 +72,7 @@ impl CudaTensor {
         CudaTensor(Rc::new(Inner { kind, rows, width, values, gradient: Gradient::new(tracked) }))
     }
 
-    /// A product and its bias (width), which is added when the tensor is first read.
+    /// An f32 product and its bias (width), which is added when the tensor is first read.
     pub(super) fn biased(
         product: Rc<Buffer>,
         bias: &Rc<Buffer>,
@@ -63,7 +80,7 @@ impl CudaTensor {
         width: usize,
         tracked: bool,
     ) -> CudaTensor {
-        let values = RefCell::new(Values::Biased(product, bias.clone()));
+        let values = RefCell::new(Values::Biased(Biased { product, bias: bias.clone() }));
         CudaTensor(Rc::new(Inner { kind: Kind::Inner, rows, width, values, gradient: Gradient::new(tracked) }))
     }
 
@@ -107,17 +124,17 @@ impl CudaTensor {
     }
 
     /// A product and its bias, if that is not added yet.
-    fn open_bias(&self) -> Option<(Rc<Buffer>, Rc<Buffer>)> {
+    fn open_bias(&self) -> Option<Biased> {
         match &*self.0.values.borrow() {
-            Values::Biased(values, bias) => Some((values.clone(), bias.clone())),
+            Values::Biased(biased) => Some(biased.clone()),
             _ => None,
         }
     }
 
-    /// The values for writing, and the bias that the caller must add to them, if there is one.
-    pub(super) fn into_product(self, gpu: &Gpu) -> Result<(Rc<Buffer>, Option<Rc<Buffer>>)> {
+    /// The values for writing, or memory for them and the terms whose sum the caller must write into it.
+    pub(super) fn into_product(self, gpu: &Gpu) -> Result<(Rc<Buffer>, Option<Biased>)> {
         match self.open_bias() {
-            Some((values, bias)) => Ok((values, Some(bias))),
+            Some(biased) => Ok((biased.result(gpu, self.len())?, Some(biased))),
             None => Ok((self.into_values(gpu)?, None)),
         }
     }
@@ -129,17 +146,17 @@ impl CudaTensor {
 
     /// The values. A sum is computed.
     pub(super) fn values(&self, gpu: &Gpu) -> Result<Rc<Buffer>> {
-        if let Some((values, bias)) = self.open_bias() {
-            gpu.each(
-                "add_bias",
-                self.len(),
-                &[(&values).into(), (&bias).into(), long(self.len()), self.width().into()],
-            )?;
-            self.set(values);
+        if let Some(biased) = self.open_bias() {
+            let sum = biased.result(gpu, self.len())?;
+            let terms = [(&biased.product).into(), (&biased.bias).into()];
+            let arguments = [&terms[..], &[(&sum).into(), long(self.len()), self.width().into()]].concat();
+            gpu.each("add_bias", self.len(), &arguments)?;
+            self.set(sum);
         }
         let (a, b) = match &*self.0.values.borrow() {
-            Values::Ready(values) | Values::Biased(values, _) => return Ok(values.clone()),
+            Values::Ready(values) => return Ok(values.clone()),
             Values::Sum(a, b) => (a.clone(), b.clone()),
+            Values::Biased(_) => panic!("BUG: a bias that was not added"),
         };
         let (a, b) = if a.kind() == Kind::Inner { (b, a) } else { (a, b) };
         let kernel = match (a.kind(), b.kind()) {
