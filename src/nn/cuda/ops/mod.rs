@@ -46,7 +46,7 @@ pub(crate) use gradients::CudaGradients;
 use gradients::WeightGradient;
 use loss::CudaLogProbs;
 use memory::Buffer;
-use products::Product;
+use products::{Output, Product};
 pub(crate) use state::CudaOps;
 use state::Tape;
 pub(crate) use tensor::CudaTensor;
@@ -228,17 +228,17 @@ impl Ops for CudaOps {
         let (m, n, k) = (x.rows(), weight.value.rows, weight.value.columns);
         let gpu = self.gpu.clone();
         let inner = self.inner(x)?;
+        let (output, size) = match bias {
+            // Rounded once, as the sum.
+            Some(_) => (Output::F32, size_of::<f32>()),
+            None => (Output::Inner, gpu.inner_size()),
+        };
+        let y = gpu.allocate(m * n * size)?;
+        let product = Product { output, ..Product::inner(&inner, &weight.value.values, &y, Accumulate::No) };
+        gpu.product_transposed(&product, m, n, k)?;
         let y = match bias {
-            Some(bias) => {
-                let y = gpu.allocate(m * n * size_of::<f32>())?;
-                gpu.product_transposed(&Product::wide(&inner, &weight.value.values, &y, Accumulate::No), m, n, k)?;
-                CudaTensor::biased(y, &bias.value.values, m, n, self.grad_enabled)
-            }
-            None => {
-                let y = gpu.allocate(m * n * gpu.inner_size())?;
-                gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, Accumulate::No), m, n, k)?;
-                self.tensor(Kind::Inner, y, m, n)
-            }
+            Some(bias) => CudaTensor::biased(y, &bias.value.values, m, n, self.grad_enabled),
+            None => self.tensor(Kind::Inner, y, m, n),
         };
         if self.grad_enabled {
             let (weight_gradient, bias_gradient) =
