@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
+use tokenizers::AddedToken;
 
 use crate::images::gemma3_placeholder;
 use crate::tokenizer::FILE;
@@ -23,6 +24,10 @@ const TEMPLATE_JSON: &str = "chat_template.json";
 pub(super) const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Roles of the tokens that a processor writes around an image.
+pub(super) const IMAGE_ROLES: [&str; 6] =
+    ["start_image_token", "end_image_token", "boi_token", "eoi_token", "fake_image_token", "global_image_token"];
+
 /// The special tokens of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Special {
@@ -30,6 +35,8 @@ pub(super) struct Special {
     pub(super) named: BTreeMap<String, String>,
     /// Additional special tokens, without a role.
     pub(super) additional: Vec<String>,
+    /// Tokens of `added_tokens_decoder`, which replace those of `tokenizer.json`.
+    pub(super) added: Vec<AddedToken>,
     /// Id of the image placeholder, and the file and key that define it.
     pub(super) image: Option<(u32, String)>,
     /// The special token that stands for an image in the chat template, if it is not the image token.
@@ -84,6 +91,7 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
                     special.additional.extend(content(token).map(str::to_string));
                 }
             }
+            ("added_tokens_decoder", tokens) => special.added = added(tokens).with_context(place)?,
             ("extra_special_tokens", Value::Object(tokens)) => {
                 let tokens =
                     tokens.iter().filter_map(|(role, token)| Some((role.clone(), content(token)?.to_string())));
@@ -122,6 +130,29 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
         special.placeholder = Some(gemma3_placeholder(folder)?);
     }
     Ok(special)
+}
+
+/// The tokens of an `added_tokens_decoder`, in the order of their ids.
+fn added(tokens: &Value) -> Result<Vec<AddedToken>> {
+    let tokens = tokens.as_object().context("is not an object of tokens by id")?;
+    let mut by_id = BTreeMap::new();
+    for (id, token) in tokens {
+        let number: u32 = id.parse().ok().with_context(|| format!("`{id}` is not the id of a token"))?;
+        let content = token.get("content").and_then(Value::as_str);
+        let content = content.with_context(|| format!("the token of {id} has no `content`"))?;
+        let flag = |name: &str, default: bool| match token.get(name) {
+            None => Ok(default),
+            Some(value) => value.as_bool().with_context(|| format!("`{name}` of {id} is {value}, not true or false")),
+        };
+        let special = flag("special", false)?;
+        let token = AddedToken::from(content, special)
+            .single_word(flag("single_word", false)?)
+            .lstrip(flag("lstrip", false)?)
+            .rstrip(flag("rstrip", false)?)
+            .normalized(flag("normalized", !special)?);
+        by_id.insert(number, token);
+    }
+    Ok(by_id.into_values().collect())
 }
 
 /// The chat template of a folder. With `images`, the files of a processor are searched first, as in `transformers`,

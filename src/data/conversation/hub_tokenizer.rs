@@ -1,6 +1,7 @@
 //! The tokenizer of a Hugging Face folder: no token is added and no id changes. Encodes rendered chats: special tokens
 //! that the template writes are encoded as tokens, special tokens that occur in a text as characters.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -53,11 +54,32 @@ pub(crate) struct HubTokenizer {
     newline: Vec<u32>,
 }
 
+/// As in `transformers`: what `added_tokens_decoder` of `tokenizer_config.json` says of a token (the spaces that it takes, and whether it is
+/// a word of its own) overrides `tokenizer.json`.
+fn replace_added(tokenizer: &mut tokenizers::Tokenizer, added: Vec<AddedToken>) -> Result<()> {
+    let before: HashMap<String, AddedToken> =
+        tokenizer.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token)).collect();
+    let changed: Vec<AddedToken> =
+        added.into_iter().filter(|token| before.get(&token.content) != Some(token)).collect();
+    if let Some(token) = changed.iter().find(|token| tokenizer.token_to_id(&token.content).is_none()) {
+        bail!(
+            "the token `{}` (`added_tokens_decoder` of `tokenizer_config.json`) is not in the vocabulary of `tokenizer.json`",
+            token.content
+        );
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    tokenizer.add_tokens(changed).map_err(|error| anyhow!("cannot change an added token: {error}"))?;
+    Ok(())
+}
+
 impl HubTokenizer {
     /// Reads the `tokenizer.json` in `folder`. `special` lists tokens that other files define as special, each with its
-    /// origin; all must be in the vocabulary.
-    pub(crate) fn read(folder: &Path, special: &[(&str, &str)]) -> Result<HubTokenizer> {
+    /// origin; `added` those of `added_tokens_decoder`. All must be in the vocabulary.
+    pub(crate) fn read(folder: &Path, special: &[(&str, &str)], added: Vec<AddedToken>) -> Result<HubTokenizer> {
         let mut parsing = load(folder)?;
+        replace_added(&mut parsing, added)?;
         for (token, place) in special {
             if parsing.token_to_id(token).is_none() {
                 bail!("the token `{token}` ({place}) is not in the vocabulary of `tokenizer.json`");

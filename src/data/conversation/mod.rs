@@ -103,13 +103,15 @@ impl Conversation {
     /// an answer when asked to; an unsupported `generation_config.json`.
     pub fn read(folder: &Path) -> Result<Conversation> {
         hub_files::check_tokenizer(folder)?;
-        let hub_files::Special { named, additional, image, placeholder, ends } = hub_files::special(folder)?;
+        let hub_files::Special { named, additional, added, image, placeholder, ends } = hub_files::special(folder)?;
         let template = hub_files::template(folder, image.is_some())?;
         let generation = generation_config::read(folder)?;
 
-        let roles = hub_files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
+        let around_images = hub_files::IMAGE_ROLES.iter().filter(|_| image.is_some());
+        let roles = hub_files::ROLES.iter().chain(around_images);
+        let roles = roles.filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
         let additional = additional.iter().map(|token| (token.as_str(), "of the special tokens"));
-        let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(additional).collect::<Vec<_>>())?;
+        let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(additional).collect::<Vec<_>>(), added)?;
         let own = named.get("eos_token").and_then(|token| Some((hub_tokenizer.id(token)?, token.clone())));
         let mut stop: Vec<(u32, String)> = Vec::new();
         for (id, place) in &ends {

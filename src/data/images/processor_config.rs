@@ -1,8 +1,8 @@
 //! Reads the image processor of a Hugging Face checkpoint folder.
 //!
 //! transformers 5 stores it as `image_processor` in `processor_config.json`; a separate processor and all earlier
-//! versions use `preprocessor_config.json`. A missing or null field has the default of its processor class, as in
-//! transformers 5.24. An unknown field that is not in [`IGNORED_FIELDS`] is an error, because it might change pixel
+//! versions use `preprocessor_config.json`. A missing field has the default of its processor class, as in
+//! transformers 5.24. Null is false for a flag. An unknown field that is not in [`IGNORED_FIELDS`] is an error, because it might change pixel
 //! values.
 
 use std::path::Path;
@@ -115,8 +115,21 @@ fn read(folder: &Path, map: &Map<String, Value>) -> Result<ImageProcessor> {
     if let Some(name) = map.keys().find(|name| !known(name)) {
         bail!("`{name}` is not a known field");
     }
-    if !fields.flag("do_convert_rgb", true)? {
+    // Null in the files of Gemma 3: transformers leaves images as they are, which must be in colour then.
+    if fields.get("do_convert_rgb").is_some() && !fields.flag("do_convert_rgb", true)? {
         bail!("`do_convert_rgb` is false, which is not supported");
+    }
+    let (rescale, normalize) = (fields.flag("do_rescale", true)?, fields.flag("do_normalize", true)?);
+    for (step, needs) in [
+        (rescale, &["rescale_factor"][..]),
+        (normalize, &["image_mean", "image_std"]),
+        (fields.flag("do_resize", true)?, &["resample"]),
+        // Qwen2-VL has its default then, or other fields.
+        (fields.flag("do_resize", true)? && class != Class::Qwen2Vl, &["size"]),
+    ] {
+        if step {
+            fields.refuse_null(needs)?;
+        }
     }
     let (default_mean, default_deviation) = class.normal();
     let mean = fields.colour("image_mean")?.unwrap_or(default_mean);
@@ -135,11 +148,10 @@ fn read(folder: &Path, map: &Map<String, Value>) -> Result<ImageProcessor> {
         Class::InternVl => Geometry::InternVl(internvl::NearestGrid::read(&fields, folder)?),
         Class::Qwen2Vl => Geometry::Qwen2Vl(qwen2_vl::Cells::read(&fields)?),
     };
-    let normal = fields.flag("do_normalize", true)?;
     Ok(ImageProcessor::Hub(HubProcessor {
         geometry,
-        scale: fields.flag("do_rescale", true)?.then_some(scale),
-        normal: normal.then(|| (mean.map(|value| value as f32), deviation.map(|value| value as f32))),
+        scale: rescale.then_some(scale),
+        normal: normalize.then(|| (mean.map(|value| value as f32), deviation.map(|value| value as f32))),
     }))
 }
 
@@ -188,7 +200,7 @@ mod tests {
 
     #[test]
     fn missing_fields_have_the_defaults_of_the_class() {
-        let bare = |kind: &str| size_or_error(&json!({"image_processor_type": kind, "do_resize": null}));
+        let bare = |kind: &str| size_or_error(&json!({"image_processor_type": kind}));
         for kind in ["CLIPImageProcessorFast", "SiglipImageProcessor", "LlavaImageProcessorPil"] {
             assert_eq!(bare(kind), "224", "{kind}");
         }
@@ -243,6 +255,40 @@ mod tests {
         ] {
             assert_eq!(with("CLIPImageProcessor", field, &value), expected);
         }
+    }
+
+    #[test]
+    fn null_is_false_for_a_flag_and_refused_for_what_a_step_needs() {
+        let null = |kind: &str, field: &str| with(kind, field, &Value::Null);
+        assert_eq!(
+            null("CLIPImageProcessor", "do_center_crop"),
+            "`do_center_crop` is false: images would not be square"
+        );
+        assert_eq!(null("Gemma3ImageProcessor", "do_convert_rgb"), "224");
+        assert_eq!(null("SiglipImageProcessor", "crop_size"), "224");
+        for (kind, field) in [
+            ("CLIPImageProcessor", "crop_size"),
+            ("CLIPImageProcessor", "image_mean"),
+            ("CLIPImageProcessor", "image_std"),
+            ("CLIPImageProcessor", "resample"),
+            ("CLIPImageProcessor", "rescale_factor"),
+            ("CLIPImageProcessor", "size"),
+            ("GotOcr2ImageProcessor", "max_patches"),
+            ("Idefics3ImageProcessor", "max_image_size"),
+            ("Qwen2VLImageProcessor", "merge_size"),
+        ] {
+            let expected = format!("`{field}` is null: write its value, or remove it for the default");
+            assert_eq!(null(kind, field), expected);
+        }
+        let read = |fields: &Value| read(Path::new("."), fields.as_object().unwrap()).unwrap();
+        let siglip =
+            |flag: &str, value: &Value| read(&json!({"image_processor_type": "SiglipImageProcessor", flag: value}));
+        for flag in ["do_normalize", "do_rescale"] {
+            assert_eq!(siglip(flag, &Value::Null), siglip(flag, &json!(false)));
+            assert_ne!(siglip(flag, &Value::Null), siglip(flag, &json!(true)));
+        }
+        let unused = json!({"image_processor_type": "SiglipImageProcessor", "do_normalize": null, "image_mean": null});
+        assert_eq!(read(&unused), siglip("do_normalize", &json!(false)));
     }
 
     #[test]

@@ -24,16 +24,21 @@ pub(super) fn side(value: &Value) -> Option<u32> {
     value.as_u64().filter(|side| (1..=MAX_SIDE).contains(side)).map(|side| side as u32)
 }
 
-/// Typed access to the settings. Null counts as missing.
+/// Typed access to the settings.
 pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
+    /// A value that is not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// As in transformers, null is false, whatever the default.
     pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.get(name) else { return Ok(default) };
+        let Some(value) = self.0.get(name) else { return Ok(default) };
+        if value.is_null() {
+            return Ok(false);
+        }
         value.as_bool().ok_or_else(|| anyhow!("`{name}` is {value}, not true or false"))
     }
 
@@ -51,6 +56,14 @@ impl<'a> Fields<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses null for what a step needs, which would not be its default in transformers.
+    pub(super) fn refuse_null(&self, names: &[&str]) -> Result<()> {
+        match names.iter().find(|name| self.0.get(**name).is_some_and(Value::is_null)) {
+            Some(name) => bail!("`{name}` is null: write its value, or remove it for the default"),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<f64>> {

@@ -110,7 +110,7 @@ fn strings_have_the_ids_of_transformers() {
     for name in ["llama2", "mistral", "llama3", "qwen2"] {
         let folder = tempfile::tempdir().unwrap();
         files::copy(&chat_golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
-        let hub_tokenizer = HubTokenizer::read(folder.path(), &[]).unwrap();
+        let hub_tokenizer = HubTokenizer::read(folder.path(), &[], Vec::new()).unwrap();
         let bytes = files::read_bytes(&chat_golden(&format!("{name}.ids"))).unwrap();
         let mut packed = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])));
         let decoded: BTreeMap<usize, String> = files::read_json(&chat_golden(&format!("{name}.decoded.json"))).unwrap();
@@ -490,6 +490,37 @@ fn placed_images_are_parts_of_the_turns() {
 }
 
 #[test]
+fn added_tokens_decoder_overrides_the_tokenizer() {
+    let folder = |id: &str, token: Value| {
+        let mut folder = Folder::named("chatml");
+        folder.files.get_mut("tokenizer_config.json").unwrap()["added_tokens_decoder"] = json!({ id: token });
+        folder
+    };
+    let ids = |token: Value| {
+        let conversation = folder("1502", token).read().unwrap();
+        let plain = Sentinels::not_in(&[]).unwrap();
+        conversation.prompt_ids("a <|im_end|> b", plain, &[]).unwrap()
+    };
+    let same = ids(json!({"content": "<|im_end|>", "special": true}));
+    assert_eq!(same.iter().filter(|&&id| id == 1502).count(), 1);
+    // It takes the space before it, or after it.
+    let (left, right) = (
+        ids(json!({"content": "<|im_end|>", "special": true, "lstrip": true})),
+        ids(json!({"content": "<|im_end|>", "special": true, "rstrip": true})),
+    );
+    assert_eq!((left.len(), right.len()), (same.len() - 1, same.len()));
+    assert_ne!(right, same);
+
+    let error = |id: &str, token: Value| format!("{:#}", folder(id, token).read().unwrap_err());
+    let missing = error("9", json!({"content": "<none>"}));
+    assert!(missing.starts_with("the token `<none>` (`added_tokens_decoder` of `tokenizer_config.json`) is not in"));
+    assert!(error("x", json!({"content": "a"})).ends_with(": `x` is not the id of a token"));
+    assert!(error("9", json!({})).ends_with(": the token of 9 has no `content`"));
+    let wrong = error("9", json!({"content": "a", "lstrip": null}));
+    assert!(wrong.ends_with(": `lstrip` of 9 is null, not true or false"), "{wrong}");
+}
+
+#[test]
 fn ids_and_tokens_must_be_in_the_vocabulary() {
     let error = Folder::named("parts").error_with("config.json", "image_token_index", json!(9999));
     assert!(error.ends_with("/config.json` is 9999, which is not in the vocabulary of `tokenizer.json`"), "{error}");
@@ -499,6 +530,8 @@ fn ids_and_tokens_must_be_in_the_vocabulary() {
     assert!(error.contains("generation_config.json` is 4000000, which is not in"), "{error}");
     let error = Folder::named("parts").error_with("tokenizer_config.json", "bos_token", json!("<none>"));
     assert_eq!(error, "the token `<none>` (bos_token) is not in the vocabulary of `tokenizer.json`");
+    let error = Folder::named("parts").error_with("tokenizer_config.json", "start_image_token", json!("<none>"));
+    assert_eq!(error, "the token `<none>` (start_image_token) is not in the vocabulary of `tokenizer.json`");
     let conversation = Folder::named("parts").read().unwrap();
     let error = conversation.tokenizer().check_embedding_rows(100).unwrap_err().to_string();
     assert!(

@@ -107,7 +107,13 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn flag(&self, name: &'static str, default: bool) -> bool {
-        let Some(value) = self.value(name) else { return default };
+        let Some(value) = self.value(name) else {
+            // transformers 4 takes null as false, and transformers 5 refuses it.
+            if default && self.object.get(name).is_some_and(Value::is_null) {
+                self.wrong(name, "must be true or false, not null".to_string());
+            }
+            return default;
+        };
         value.as_bool().unwrap_or_else(|| {
             self.wrong(name, format!("must be true or false, not {value}"));
             default

@@ -71,6 +71,14 @@ impl Stretched {
         }
         fields.flag("default_to_square", true)?;
         let side = fields.square("size", 224)?;
+        let scans = fields.flag("do_pan_and_scan", false)?;
+        if scans {
+            fields.refuse_null(&[
+                "pan_and_scan_min_crop_size",
+                "pan_and_scan_max_num_crops",
+                "pan_and_scan_min_ratio_to_activate",
+            ])?;
+        }
         let pan_and_scan = PanAndScan {
             least_side: fields.count("pan_and_scan_min_crop_size", 256, 1 << 20)?,
             most_parts: fields.count("pan_and_scan_max_num_crops", 4, MAX_PARTS)?,
@@ -80,7 +88,7 @@ impl Stretched {
         Ok(Stretched {
             side,
             filter: fields.filter(Filter::Bilinear)?,
-            pan_and_scan: fields.flag("do_pan_and_scan", false)?.then_some(pan_and_scan),
+            pan_and_scan: scans.then_some(pan_and_scan),
             tokens: markup::token_count(folder, "image_seq_length", 256)?,
             start,
             end,

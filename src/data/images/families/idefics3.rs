@@ -53,6 +53,7 @@ impl Splitting {
         if !fields.flag("do_pad", true)? {
             bail!("`do_pad` is false, which is not supported");
         }
+        fields.refuse_null(&["max_image_size"])?;
         let tokens = markup::token_count(folder, "image_seq_len", 169)?;
         // The processor of SmolVLM takes these names from the tokenizer.
         let [around, whole] = markup::special_tokens(

@@ -52,6 +52,7 @@ impl NearestGrid {
         // The processor crops, whatever the image processor says.
         fields.flag("crop_to_patches", false)?;
         fields.flag("default_to_square", true)?;
+        fields.refuse_null(&["min_patches", "max_patches"])?;
         let side = fields.square("size", 384)?;
         let (least, most) = (fields.count("min_patches", 1, MAX_TILES)?, fields.count("max_patches", 12, MAX_TILES)?);
         if least > most {

@@ -47,9 +47,9 @@ pub(in crate::images) struct Square {
 impl Square {
     /// Reads the fields of a class. `mean` is the colour of padding.
     pub(in crate::images) fn read(fields: &Fields, kind: Class, mean: [f64; 3]) -> Result<Square> {
-        for (name, wanted) in [("do_convert_rgb", true), ("default_to_square", false), ("use_square_size", false)] {
-            if fields.flag(name, wanted)? != wanted {
-                bail!("`{name}` is {}, which is not supported", !wanted);
+        for name in ["default_to_square", "use_square_size"] {
+            if fields.flag(name, false)? {
+                bail!("`{name}` is true, which is not supported");
             }
         }
         if fields.get("pad_size").is_some() {
@@ -71,6 +71,9 @@ impl Square {
         };
         let resize = fields.flag("do_resize", true)?;
         let crop = fields.flag("do_center_crop", !siglip)?;
+        if crop {
+            fields.refuse_null(&["crop_size"])?;
+        }
         let pads = fields.flag("do_pad", kind == Class::LlavaNext)?;
         let anyres = match kind {
             Class::LlavaNext => Some(anyres(fields, size, crop_size)?),

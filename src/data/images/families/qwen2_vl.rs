@@ -61,18 +61,11 @@ struct Bounds {
 impl Cells {
     pub(in crate::images) fn read(fields: &Fields) -> Result<Cells> {
         fields.refuse_steps(&["do_center_crop", "do_pad"], &["crop_size", "pad_size"])?;
-        let size = |name, default, most| match fields.get(name) {
-            None => Ok(default),
-            Some(value) => value
-                .as_u64()
-                .filter(|size| (1..=most).contains(size))
-                .map(|size| size as u32)
-                .with_context(|| format!("`{name}` is {value}, not a whole number from 1 to {most}")),
-        };
+        fields.refuse_null(&["patch_size", "merge_size", "temporal_patch_size"])?;
         let patches = PatchSizes {
-            patch: size("patch_size", 14, 256)?,
-            merge: size("merge_size", 2, 64)?,
-            frames: size("temporal_patch_size", 2, 64)?,
+            patch: fields.count("patch_size", 14, 256)?,
+            merge: fields.count("merge_size", 2, 64)?,
+            frames: fields.count("temporal_patch_size", 2, 64)?,
         };
         let bounds = if fields.flag("do_resize", true)? { Some(bounds(fields)?) } else { None };
         Ok(Cells { bounds, filter: fields.filter(Filter::Bicubic)?, patches })
@@ -238,7 +231,7 @@ mod tests {
         let other = "`size` holds 5 as `height`: only `shortest_edge` and `longest_edge` are supported";
         assert_eq!(error(json!({"size": {"height": 5, "width": 5}})), other);
         assert_eq!(error(json!({"size": 5})), "`size` is 5, not an object with `shortest_edge` and `longest_edge`");
-        assert_eq!(error(json!({"patch_size": 0})), "`patch_size` is 0, not a whole number from 1 to 256");
+        assert_eq!(error(json!({"patch_size": 0})), "`patch_size` is 0, not from 1 to 256");
         assert_eq!(error(json!({"do_pad": true})), "`do_pad` is true, which is not supported");
         let unresized = read(&json!({"do_resize": false})).unwrap();
         assert_eq!(unresized.shape(56, 28).unwrap().tile, (28, 56));
