@@ -14,6 +14,8 @@ use ablate_core::base::files;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
+/// Ids by token, of transformers 2 to 4.
+const ADDED_TOKENS: &str = "added_tokens.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 const CONFIG: &str = "config.json";
 const PROCESSOR_CONFIG: &str = "processor_config.json";
@@ -35,6 +37,8 @@ pub(super) struct Special {
     pub(super) named: BTreeMap<String, String>,
     /// Additional special tokens, without a role.
     pub(super) additional: Vec<String>,
+    /// Tokens of `added_tokens.json`, which is read only without an `added_tokens_decoder`.
+    pub(super) listed: Vec<String>,
     /// Tokens of `added_tokens_decoder`, which replace those of `tokenizer.json`.
     pub(super) added: Vec<AddedToken>,
     /// Id of the image placeholder, and the file and key that define it.
@@ -82,6 +86,11 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
     {
         tokenizer.extend(map);
     }
+    if !tokenizer.contains_key("added_tokens_decoder")
+        && let Some(tokens) = object(folder, ADDED_TOKENS)?
+    {
+        special.listed.extend(tokens.into_iter().map(|(token, _)| token));
+    }
     for (key, value) in &tokenizer {
         let place = || format!("`{key}` of `{TOKENIZER_CONFIG}` or `{TOKENS_MAP}` in `{}`", folder.display());
         match (key.as_str(), value) {
@@ -95,6 +104,8 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
             ("extra_special_tokens", Value::Object(tokens)) => {
                 let tokens =
                     tokens.iter().filter_map(|(role, token)| Some((role.clone(), content(token)?.to_string())));
+                let tokens: Vec<(String, String)> = tokens.collect();
+                special.additional.extend(tokens.iter().map(|(_, token)| token.clone()));
                 special.named.extend(tokens);
             }
             (role, value) if role.ends_with("_token") => match content(value) {

@@ -103,7 +103,8 @@ impl Conversation {
     /// an answer when asked to; an unsupported `generation_config.json`.
     pub fn read(folder: &Path) -> Result<Conversation> {
         hub_files::check_tokenizer(folder)?;
-        let hub_files::Special { named, additional, added, image, placeholder, ends } = hub_files::special(folder)?;
+        let hub_files::Special { named, additional, listed, added, image, placeholder, ends } =
+            hub_files::special(folder)?;
         let template = hub_files::template(folder, image.is_some())?;
         let generation = generation_config::read(folder)?;
 
@@ -112,6 +113,9 @@ impl Conversation {
         let roles = roles.filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
         let additional = additional.iter().map(|token| (token.as_str(), "of the special tokens"));
         let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(additional).collect::<Vec<_>>(), added)?;
+        if let Some(token) = listed.iter().find(|token| hub_tokenizer.id(token).is_none()) {
+            bail!("the token `{token}` (added_tokens.json) is not in the vocabulary of `tokenizer.json`");
+        }
         let own = named.get("eos_token").and_then(|token| Some((hub_tokenizer.id(token)?, token.clone())));
         let mut stop: Vec<(u32, String)> = Vec::new();
         for (id, place) in &ends {

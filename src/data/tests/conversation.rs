@@ -532,6 +532,13 @@ fn ids_and_tokens_must_be_in_the_vocabulary() {
     assert_eq!(error, "the token `<none>` (bos_token) is not in the vocabulary of `tokenizer.json`");
     let error = Folder::named("parts").error_with("tokenizer_config.json", "start_image_token", json!("<none>"));
     assert_eq!(error, "the token `<none>` (start_image_token) is not in the vocabulary of `tokenizer.json`");
+    let error =
+        Folder::named("parts").error_with("tokenizer_config.json", "extra_special_tokens", json!({"a": "<none>"}));
+    assert_eq!(error, "the token `<none>` (of the special tokens) is not in the vocabulary of `tokenizer.json`");
+    let mut listed = Folder::named("parts");
+    listed.files.insert("added_tokens.json".into(), json!({"<|im_end|>": 1502, "<none>": 1600}));
+    let error = listed.read().unwrap_err().to_string();
+    assert_eq!(error, "the token `<none>` (added_tokens.json) is not in the vocabulary of `tokenizer.json`");
     let conversation = Folder::named("parts").read().unwrap();
     let error = conversation.tokenizer().check_embedding_rows(100).unwrap_err().to_string();
     assert!(

@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there and null.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(Value::is_null)
+    }
+
     /// Accepts a field with any value.
     pub(super) fn skip(&self, name: &'static str) {
         self.read.borrow_mut().insert(name);
@@ -109,8 +114,8 @@ impl<'a> Fields<'a> {
     pub(super) fn flag(&self, name: &'static str, default: bool) -> bool {
         let Some(value) = self.value(name) else {
             // transformers 4 takes null as false, and transformers 5 refuses it.
-            if default && self.object.get(name).is_some_and(Value::is_null) {
-                self.wrong(name, "must be true or false, not null".to_string());
+            if default && self.is_null(name) {
+                self.wrong(name, "must be true or false, not null");
             }
             return default;
         };

@@ -91,6 +91,9 @@ fn of_layers(inner: Option<Fields>, outer_theta: f64, max_positions: usize) -> R
         Some(inner) => {
             let theta = theta(&inner, outer_theta);
             inner.only("partial_rotary_factor", &json!(1.0));
+            if inner.has("type") && !inner.has("rope_type") {
+                inner.wrong("type", "has no effect in transformers for this family: write `rope_type`");
+            }
             let scaling =
                 scaling(&inner, max_positions, Multimodal::No).inspect(|_| inner.finish_strict(&[], PARAMETERS));
             (theta, scaling.unwrap_or(RopeScaling::None))
@@ -155,6 +158,9 @@ fn theta(fields: &Fields, default: f64) -> f64 {
 
 fn theta_of(fields: &Fields, name: &'static str, default: f64) -> f64 {
     let theta = fields.positive(name, default);
+    if fields.is_null(name) {
+        fields.wrong(name, "must be a number above 1, not null");
+    }
     if theta <= 1.0 {
         fields.wrong(name, format!("must be a number above 1, not {theta}"));
     }

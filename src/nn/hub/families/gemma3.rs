@@ -171,6 +171,13 @@ mod tests {
         assert_eq!(error(r#""sliding_window": null"#), null);
         let flat = error(r#""rope_parameters": {"rope_type": "default", "rope_theta": 5.0}"#);
         assert!(flat.contains("`text_config.rope_parameters.rope_theta`"), "{flat}");
+        let old = error(r#""rope_scaling": {"type": "linear", "factor": 8.0}"#);
+        let hint = "`text_config.rope_scaling.type` has no effect in transformers for this family: write `rope_type`";
+        assert_eq!(old, hint);
+        assert_eq!(
+            error(r#""tie_word_embeddings": null"#),
+            "`text_config.tie_word_embeddings` must be true or false, not null"
+        );
         let llama = r#""model_type": "llama""#;
         let other =
             config(&format!(r#"{{"model_type": "gemma3", "text_config": {{{llama}}}, "mm_tokens_per_image": 9}}"#));

@@ -123,6 +123,7 @@ fn bad_rope_fields_are_refused() {
     messages += &of_rope(r#""rope_parameters": {}, "rope_scaling": {"type": "linear", "factor": 2}"#);
     messages += &of_rope(r#""rope_parameters": {"rope_type": "yarn", "partial_rotary_factor": 0.25}"#);
     messages += &of_rope(r#""rope_theta": 1"#);
+    messages += &of_rope(r#""rope_theta": null"#);
     expect![[r#"
         `rope_scaling.rope_type` is `longrope`: must be one of `default`, `linear`, `dynamic`, `llama3`, `yarn`
         `rope_parameters.factor` is missing
@@ -133,6 +134,7 @@ fn bad_rope_fields_are_refused() {
         `rope_parameters.partial_rotary_factor` is 0.25: only 1.0 is supported
         `rope_parameters.factor` is missing
         `rope_theta` must be a number above 1, not 1
+        `rope_theta` must be a number above 1, not null
     "#]]
     .assert_eq(&messages);
 }
