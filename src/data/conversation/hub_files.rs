@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
 
+use super::hub_tokenizer::AddedToken;
 use crate::images::gemma3_placeholder;
 use crate::tokenizer::FILE;
 use ablate_core::base::files;

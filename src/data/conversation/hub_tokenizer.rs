@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokenizers::{AddedToken, Encoding};
+pub(super) use tokenizers::AddedToken;
+use tokenizers::Encoding;
 
 use crate::tokenizer::{Tokenizer, load, unknown_word};
 
